@@ -26,8 +26,7 @@ class Kernel:
 
     @contextmanager
     def function(self, **attributes: Any) -> Iterator[None]:
-        with self._builder, T.prim_func(s_tir=True):
-            T.func_name("main")
+        with self._builder, T.prim_func(is_private=True, s_tir=True):
             T.func_attr({"tirx.noalias": True, **attributes})
             yield
 
@@ -43,6 +42,10 @@ class Kernel:
     def registers(self, count: int, dtype: str | None = None) -> Any:
         """A local buffer of `count` elements; with constant indices LLVM keeps it in registers."""
         return T.alloc_buffer((count,), dtype or self.dtype, scope="local", layout=None)
+
+    def view(self, buffer: Any, shape: Sequence[int]) -> Any:
+        """The same memory under another shape."""
+        return T.decl_buffer(tuple(shape), buffer.dtype, data=buffer.data, layout=None)
 
     def constant(self, value: float, lanes: int = 1) -> Expression:
         scalar = getattr(T, self.dtype)(value)

@@ -52,6 +52,12 @@ class Output:
         kernel.store(self.result, activate(kernel, value, self.epilogue.activation, lanes), *index, lanes=lanes)
 
 
+def input_shape(shape: Conv2d, nchw: bool) -> tuple[int, int, int, int]:
+    if nchw:
+        return (shape.batch, shape.c_in, shape.height, shape.width)
+    return (shape.batch, shape.height, shape.width, shape.c_in)
+
+
 def padded_strip(kernel: Kernel, source: Any, shape: Conv2d, image: Expression, first_row: Expression, rows: int, nchw: bool = False) -> Any:
     """Copy `rows` padded input rows, from row first_row of the padded image on, to scratch (rows, padded width, channels)."""
     top, left, _, right = shape.padding
@@ -126,8 +132,7 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
     _, blocks, _, block = packed_shape(machine, dtype, shape)
 
     with kernel.function():
-        dims = (shape.batch, shape.c_in, shape.height, shape.width) if nchw else (shape.batch, shape.height, shape.width, shape.c_in)
-        source = kernel.argument("input", dims)
+        source = kernel.argument("input", input_shape(shape, nchw))
         packed = kernel.argument("packed", packed_shape(machine, dtype, shape))
         output = Output(kernel, epilogue, (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         with T.parallel(shape.batch * strips) as task:

@@ -2,7 +2,7 @@
 
 Y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A for every 6×6 input tile d, summed over input channels, i.e. 36 small matrix products. A task takes the
 tiles of a few images or of a strip of one, so that the transformed tiles stay in the cache:
-input tiles → V (36, tiles, c_in) → per block of output channels M = V·U (36, tiles, block) → output tiles, with the epilogue.
+input tiles → V (36, tiles · c_in) → per block of output channels M = V·U (36, tiles · block) → output tiles, with the epilogue.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import tvm
 from tvm.tirx.script.builder import ir as T
 
 from privlib.compiler.kernels.builder import Expression, Kernel, for_tiles, register_tile
-from privlib.compiler.kernels.conv_direct import Epilogue, Output, padded_strip
+from privlib.compiler.kernels.conv_direct import Epilogue, Output, input_shape, padded_strip
 from privlib.compiler.kernels.shapes import Conv2d, divisors
 from privlib.compiler.target import Machine
 
@@ -104,8 +104,8 @@ def task_split(machine: Machine, dtype: str, shape: Conv2d, budget: int = 640 * 
     return 1, (strips or [1])[0]
 
 
-def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue) -> "tvm.tirx.PrimFunc":
-    """Arguments: input NHWC, packed weights, [bias], [residual], output NHWC."""
+def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw: bool = False) -> "tvm.tirx.PrimFunc":
+    """Arguments: input NHWC (or NCHW), packed weights, [bias], [residual], output NHWC."""
     kernel, lanes = Kernel(machine, dtype), machine.lanes(dtype)
     images, tile_rows = task_split(machine, dtype, shape)
     columns, strips = shape.out_width // 4, shape.out_height // 4 // tile_rows
@@ -114,15 +114,17 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue) -> "
     *_, block = packed_shape(machine, dtype, shape)
 
     with kernel.function():
-        source = kernel.argument("input", (shape.batch, shape.height, shape.width, c_in))
+        source = kernel.argument("input", input_shape(shape, nchw))
         packed = kernel.argument("packed", packed_shape(machine, dtype, shape))
         output = Output(kernel, epilogue, (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         with T.parallel(shape.batch // images * strips) as task:
             first_image, first_row = T.Bind(task // strips * images), T.Bind(task % strips * (tile_rows * 4))
-            v = kernel.scratch((36, tiles, c_in))
-            m = kernel.scratch((36, tiles, block))
+            # one cache line more than a point needs: a power-of-two stride would put all 36 points into one set of the cache
+            line = 2 * lanes
+            v = kernel.scratch((36, tiles * c_in + line))
+            m = kernel.scratch((36, tiles * block + line))
             with T.serial(images) as i:
-                transform_input(kernel, source, shape, v, first_image + i, first_row, i * per_image, tile_rows)
+                transform_input(kernel, source, shape, v, first_image + i, first_row, i * per_image, tile_rows, nchw)
 
             def channel_block(ob: Expression, width: int) -> None:
                 vectors = -(-width // lanes)
@@ -135,16 +137,16 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue) -> "
             def multiply(point: Expression, ob: Expression, vectors: int, t: Expression, count: int) -> None:
                 def reduction(step: Any) -> None:
                     with T.serial(c_in) as c:
-                        step(lambda r: v[point, t + r, c], lambda x: kernel.load(packed, ob, point, c, x * lanes))
+                        step(lambda r: v[point, (t + r) * c_in + c], lambda x: kernel.load(packed, ob, point, c, x * lanes))
 
                 sums = register_tile(kernel, count, vectors, reduction)
                 for r in range(count):
                     for x in range(vectors):
-                        kernel.store(m, kernel.load(sums, (r * vectors + x) * lanes), point, t + r, x * lanes)
+                        kernel.store(m, kernel.load(sums, (r * vectors + x) * lanes), point, (t + r) * block + x * lanes)
 
             def transform_output(i: Expression, ty: Expression, tx: Expression, at: Expression, ob: Expression, c: Expression, part: int) -> None:
                 half = [
-                    output_transform(kernel, [kernel.load(m, k * 6 + j, at, c, lanes=part) for k in range(6)], part) for j in range(6)
+                    output_transform(kernel, [kernel.load(m, k * 6 + j, at * block + c, lanes=part) for k in range(6)], part) for j in range(6)
                 ]
                 for y in range(4):
                     for x, value in enumerate(output_transform(kernel, [half[j][y] for j in range(6)], part)):
@@ -156,11 +158,19 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue) -> "
 
 
 def transform_input(
-    kernel: Kernel, source: Any, shape: Conv2d, v: Any, image: Expression, first_row: Expression, first_tile: Expression, tile_rows: int
+    kernel: Kernel,
+    source: Any,
+    shape: Conv2d,
+    v: Any,
+    image: Expression,
+    first_row: Expression,
+    first_tile: Expression,
+    tile_rows: int,
+    nchw: bool,
 ) -> None:
-    """Write Bᵀ d B of every tile of `tile_rows` rows of tiles of one image to v (36, tiles, c_in), from tile first_tile on."""
+    """Write Bᵀ d B of every tile of `tile_rows` rows of tiles of one image to v (36, tiles · c_in), from tile first_tile on."""
     columns = shape.out_width // 4
-    strip = padded_strip(kernel, source, shape, image, first_row, tile_rows * 4 + 2)
+    strip = padded_strip(kernel, source, shape, image, first_row, tile_rows * 4 + 2, nchw)
     with T.serial(tile_rows) as ty, T.serial(columns) as tx:
 
         def transform(c: Expression, lanes: int) -> None:
@@ -170,6 +180,6 @@ def transform_input(
             ]
             for i in range(6):
                 for j, value in enumerate(input_transform(kernel, [half[k][i] for k in range(6)], lanes)):
-                    kernel.store(v, value, i * 6 + j, first_tile + ty * columns + tx, c, lanes=lanes)
+                    kernel.store(v, value, i * 6 + j, (first_tile + ty * columns + tx) * shape.c_in + c, lanes=lanes)
 
         kernel.for_vectors(shape.c_in, transform)
