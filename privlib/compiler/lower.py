@@ -12,8 +12,9 @@ from tvm import relax
 
 from privlib.compiler import costs, dialect
 from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
-from privlib.compiler.kernels import conv_direct, depthwise, norm, pointwise, pool, winograd
+from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, winograd
 from privlib.compiler.kernels.conv_direct import Epilogue
+from privlib.compiler.kernels.matmul import Matmul
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
@@ -63,22 +64,32 @@ class _Lowering:
         return self.convolution(args, shape, epilogue_of(call.attrs), bool(call.attrs["nchw"]), shape_of(call))
 
     def dense(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
-        """A linear layer is a 1×1 convolution over its rows."""
         *outer, c_in = shape_of(args[0])
-        c_out, rows = shape_of(args[1])[0], math.prod(outer)
-        shape = Conv2d(1, 1, rows, c_in, c_out, (1, 1))
-        reshape = self.builder.emit
-        x = reshape(relax.op.reshape(args[0], (1, 1, rows, c_in)))
-        weight = reshape(relax.op.reshape(args[1], (c_out, c_in, 1, 1)))
+        return self.matmul(args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call))
+
+    def matmul(self, args: Sequence[relax.Expr], shape: Matmul, epilogue: Epilogue, out: Sequence[int]) -> relax.Expr:
+        """args: x (…, c_in), weight (c_out, c_in, …1), [bias], [residual]; both are seen as matrices."""
+        machine, dtype = self.machine, dtype_of(args[0])
+        flat, matrix = self.reshape(args[0], (shape.rows, shape.c_in)), self.reshape(args[1], (shape.c_out, shape.c_in))
+        size = f"{shape.rows}_{shape.c_in}_{shape.c_out}"
+        pack = matmul.pack_weights(machine, dtype, shape)
+        packed = self.builder.emit(self.call_kernel(f"pack_matmul_{size}", pack, [matrix], matmul.packed_shape(machine, dtype, shape)))
         rest = list(args[2:])
-        if call.attrs["residual"]:
-            rest[-1] = reshape(relax.op.reshape(rest[-1], (1, 1, rows, c_out)))
-        result = self.convolution([x, weight, *rest], shape, epilogue_of(call.attrs), False, (1, 1, rows, c_out))
-        return relax.op.reshape(self.builder.emit(result), shape_of(call))
+        if epilogue.residual:
+            rest[-1] = self.reshape(rest[-1], (shape.rows, shape.c_out))
+        function = matmul.matmul(machine, dtype, shape, epilogue)
+        result = self.call_kernel(f"matmul_{size}", function, [flat, packed, *rest], (shape.rows, shape.c_out))
+        return self.reshape(self.builder.emit(result), out)
+
+    def reshape(self, value: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+        return value if shape_of(value) == tuple(shape) else self.builder.emit(relax.op.reshape(value, tuple(shape)))
 
     def convolution(
         self, args: Sequence[relax.Expr], shape: Conv2d, epilogue: Epilogue, nchw: bool, out: Sequence[int]
     ) -> relax.Expr:
+        if shape.pointwise and not nchw:
+            pixels = shape.batch * shape.height * shape.width
+            return self.matmul(args, Matmul(pixels, shape.c_in, shape.c_out), epilogue, out)
         machine, dtype = self.machine, dtype_of(args[0])
         family = costs.choose_conv(machine, dtype, shape)
         kernels = {"direct": conv_direct, "winograd": winograd, "depthwise": depthwise}[family]
