@@ -13,7 +13,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
 def commands() -> list[list[str]]:
@@ -65,6 +66,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     (example,) = blocks("python")
     monkeypatch.setenv("PRIVLIB_OFFLINE", "1")
+    monkeypatch.setenv("PRIVLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     recipe = trained.Recipe(epochs=1, learning_rate=0.02, train_images=256)
     monkeypatch.setitem(trained.RECIPES, ("small_cnn", "quick"), recipe)

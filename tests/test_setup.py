@@ -37,7 +37,7 @@ def set_up(machine: Path, folder: Path, python: str, **variables: str) -> subpro
 
 
 def fake_python(machine: Path, folder: Path, log: Path, version_ok: int = 0) -> Path:
-    """An interpreter that makes environments of itself and notes what it is asked to install; a file `break` stops it."""
+    """An interpreter that makes environments of itself and notes what it is asked to install; `break` stops it."""
     return executable(
         folder / "python",
         f"""#!{shutil.which("bash")}
@@ -120,7 +120,7 @@ def test_the_lock_is_never_made_by_accident() -> None:
 
 
 def test_jupyter_finds_the_kernel_of_this_environment() -> None:
-    code = "from jupyter_client.manager import KernelManager as K; print(K(kernel_name='python3').format_kernel_cmd()[0])"
+    code = "import jupyter_client as j; print(j.KernelManager(kernel_name='python3').format_kernel_cmd()[0])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     assert Path(found).resolve() == Path(sys.executable).resolve()
     assert "jupyter lab --ServerApp.root_dir=" in make("lab")
