@@ -25,13 +25,13 @@ from torch.nn import functional
 
 from privlib import models
 from privlib.data import Cifar10, load_cifar10, preprocess
+from privlib.data.sample import SAMPLE
 from privlib.errors import PrivlibError
 from privlib.files import atomic_path, cache_dir
 from privlib.progress import ConsoleProgress, Progress
 
 Profile = Literal["smoke", "quick", "full"]
 
-SAMPLE_SOURCE = "cifar10-sample"
 _EVALUATION_BATCH = 500
 
 
@@ -90,9 +90,9 @@ class TrainedModel:
     def accuracy_line(self) -> str:
         """One line for people: accuracy, on what, and the floor where one is claimed."""
         floor = self.recipe.accuracy_floor
-        sample = self.data_source == SAMPLE_SOURCE
+        sample = self.data_source == SAMPLE
         claimed = "no floor claimed" if sample or floor is None else f"floor {floor:.0%}"
-        source = SAMPLE_SOURCE if sample else f"CIFAR-10, source {self.data_source}"
+        source = SAMPLE if sample else f"CIFAR-10, source {self.data_source}"
         return f"{self.name}: {self.test_accuracy:.1%} of {self.test_images:,} test images ({source}; {claimed})"
 
 
@@ -232,7 +232,7 @@ def _train_and_store(
     model = _build(name, recipe)
     train(model, recipe, train_data, progress, f"train {name}")
     accuracy = evaluate(model, test_data)
-    whole = SAMPLE_SOURCE not in (train_data.source, test_data.source)
+    whole = SAMPLE not in (train_data.source, test_data.source)
     if whole and recipe.accuracy_floor is not None and accuracy < recipe.accuracy_floor:
         raise TrainingError(
             f"{name} reached {accuracy:.1%} of the test images, below its floor of {recipe.accuracy_floor:.0%}: "

@@ -11,6 +11,7 @@ import torch
 
 from privlib import models, trained
 from privlib.data import Cifar10
+from privlib.data.sample import SAMPLE
 from privlib.progress import silent
 from privlib.trained import RECIPES, Recipe, TrainingError, evaluate, load_trained
 
@@ -167,5 +168,5 @@ def test_the_quick_network_reaches_its_floor_on_the_whole_of_cifar10(
     monkeypatch.setenv("PRIVLIB_CACHE", str(tmp_path))
     torch.set_num_threads(os.cpu_count() or 1)
     found = load_trained("small_cnn", "quick", progress=silent, data=(train, test))
-    if train.source != trained.SAMPLE_SOURCE:
+    if train.source != SAMPLE:
         assert found.test_accuracy >= 0.60
