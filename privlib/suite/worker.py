@@ -1,0 +1,101 @@
+"""A worker process seen from the runner: started, listened to, and never left behind."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from privlib.suite import project
+from privlib.suite.records import remove_stale_below
+
+_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `folder` holds its record; None when the worker died and there is none."""
+
+    notebook: str
+    status: str
+    reason: str | None
+    folder: str | None
+    seconds: float
+
+
+def run_job(notebook: str, job: str, stopped: Callable[[], bool], announce: Callable[[int, int], None]) -> Outcome | None:
+    """Run one job (a line of JSON) in a worker process; None when `stopped` became true before it ended."""
+    begin = time.monotonic()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "privlib.suite.execute"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=project.child_environment(),
+            start_new_session=True,
+        )
+        assert worker.stdin is not None and worker.stdout is not None
+        os.set_blocking(worker.stdout.fileno(), False)
+        answer: dict[str, object] | None = None
+        pending = ""
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.write(job + "\n")
+                worker.stdin.flush()
+            while True:
+                ended = worker.poll() is not None
+                pending += worker.stdout.read() or ""
+                *lines, pending = pending.split("\n")
+                for message in map(json.loads, lines):
+                    if "status" in message:
+                        answer = message
+                    else:
+                        announce(message["cell"], message["cells"])
+                if ended:
+                    break
+                if stopped():
+                    return None
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.wait(_POLL_SECONDS)
+        finally:
+            end_worker(worker)
+            results = json.loads(job)["results"]
+            remove_stale_below(results)
+        seconds = time.monotonic() - begin
+        if answer is None:
+            log.seek(0)
+            lines = [line for line in log.read().splitlines() if line.strip()]
+            why = f": {lines[-1]}" if lines else ""
+            return Outcome(notebook, "failed", f"its worker process ended with code {worker.returncode}{why}", None, seconds)
+        reason = answer["reason"]
+        return Outcome(notebook, str(answer["status"]), None if reason is None else str(reason), str(answer["folder"]), seconds)
+
+
+def end_worker(worker: "subprocess.Popen[str]") -> None:
+    """Ask a worker to clean up and go; kill it and all its descendants when it does not within ten seconds."""
+    descendants = []
+    if worker.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants = psutil.Process(worker.pid).children(recursive=True)
+        worker.terminate()
+        try:
+            worker.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+    for process in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for stream in (worker.stdin, worker.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
