@@ -137,10 +137,13 @@ def _report(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     from privlib import data
+    from privlib.suite.status import data_text
 
     if options.action == "fetch":
-        data.fetch()
-    print(data.status())
+        from privlib.progress import ConsoleProgress
+
+        data.fetch(progress=ConsoleProgress())
+    print(data_text(data.status()))
     return 0
 
 

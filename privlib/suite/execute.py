@@ -79,6 +79,10 @@ class _Manager(AsyncKernelManager):
     def _local_sockets(self) -> str:
         return "ipc"
 
+    @default("ip")
+    def _socket_path(self) -> str:
+        return str(Path(os.environ["JUPYTER_RUNTIME_DIR"], "kernel"))
+
 
 def execute(job: Job, announce: Callable[[int, int], None]) -> Run:
     """Run `job` in a fresh kernel and write its record; a notebook that raises makes a record with status `failed`.

@@ -116,8 +116,12 @@ def run(request: Request, progress: Progress) -> list[Outcome]:
 
         for group, width in _groups(todo, request.jobs):
             with ThreadPoolExecutor(width) as pool:
-                for done in as_completed([pool.submit(one, index, job) for index, job in group]):
-                    done.result()
+                try:
+                    for done in as_completed([pool.submit(one, index, job) for index, job in group]):
+                        done.result()
+                except BaseException:
+                    stop.set()
+                    raise
     progress.finish()
     if stop.is_set():
         raise KeyboardInterrupt

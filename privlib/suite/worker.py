@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -39,33 +40,30 @@ def run_job(notebook: str, job: str, stopped: Callable[[], bool], announce: Call
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
+            bufsize=0,
             env=project.child_environment(),
             start_new_session=True,
         )
         assert worker.stdin is not None and worker.stdout is not None
-        os.set_blocking(worker.stdout.fileno(), False)
         answer: dict[str, object] | None = None
-        pending = ""
+        pending, content = b"", b" "
         try:
             with contextlib.suppress(BrokenPipeError):
-                worker.stdin.write(job + "\n")
-                worker.stdin.flush()
-            while True:
-                ended = worker.poll() is not None
-                pending += worker.stdout.read() or ""
-                *lines, pending = pending.split("\n")
+                worker.stdin.write(job.encode() + b"\n")
+            while content:
+                if stopped():
+                    return None
+                if not select.select([worker.stdout], [], [], _POLL_SECONDS)[0]:
+                    continue
+                content = os.read(worker.stdout.fileno(), 65536)
+                *lines, pending = (pending + content).split(b"\n")
                 for message in map(json.loads, lines):
                     if "status" in message:
                         answer = message
                     else:
                         announce(message["cell"], message["cells"])
-                if ended:
-                    break
-                if stopped():
-                    return None
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.wait(_POLL_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(_GRACE_SECONDS)
         finally:
             end_worker(worker)
             results = json.loads(job)["results"]
@@ -73,14 +71,14 @@ def run_job(notebook: str, job: str, stopped: Callable[[], bool], announce: Call
         seconds = time.monotonic() - begin
         if answer is None:
             log.seek(0)
-            lines = [line for line in log.read().splitlines() if line.strip()]
-            why = f": {lines[-1]}" if lines else ""
+            complaints = [line for line in log.read().splitlines() if line.strip()]
+            why = f": {complaints[-1]}" if complaints else ""
             return Outcome(notebook, "failed", f"its worker process ended with code {worker.returncode}{why}", None, seconds)
         reason = answer["reason"]
         return Outcome(notebook, str(answer["status"]), None if reason is None else str(reason), str(answer["folder"]), seconds)
 
 
-def end_worker(worker: "subprocess.Popen[str]") -> None:
+def end_worker(worker: "subprocess.Popen[bytes]") -> None:
     """Ask a worker to clean up and go; kill it and all its descendants when it does not within ten seconds."""
     descendants = []
     if worker.poll() is None:
