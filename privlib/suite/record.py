@@ -124,6 +124,11 @@ def versions(**named: str) -> None:
     _emit("versions", {name: str(version) for name, version in named.items()})
 
 
+def note(text: str) -> None:
+    """Record a sentence that a reader of the numbers has to know: a fallback that was taken, a peer left out."""
+    _emit("note", {"text": text})
+
+
 def privacy(
     *,
     epsilon: float,

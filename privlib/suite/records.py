@@ -88,6 +88,7 @@ class Staging:
             "reason": reason,
             "metrics": [],
             "versions": {},
+            "notes": [],
             "figures": [],
             "executed": executed,
         }
@@ -223,6 +224,8 @@ def _merge(data: Record, events: list[tuple[str, Record]]) -> list[Record]:
             data["seeds"][content["name"]] = content["value"]
         elif kind == "versions":
             data["versions"].update(content)
+        elif kind == "note" and content["text"] not in data["notes"]:
+            data["notes"].append(content["text"])
         elif kind in ("privacy", "enclave"):
             data[kind] = content
     return samples

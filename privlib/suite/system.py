@@ -27,11 +27,10 @@ LIBRARIES = ("apache-tvm", "cryptography", "jax", "numpy", "onnxruntime", "opacu
 
 def describe() -> dict[str, object]:
     """Processor, cores, memory, operating system, library versions, threads, and the `id` made of all of it."""
-    model, flags = _processor()
     description: dict[str, object] = {
-        "cpu": model,
+        "cpu": _processor()[0],
         "architecture": platform.machine(),
-        "cpu_features": [feature for feature in CPU_FEATURES if feature in flags],
+        "cpu_features": cpu_features(),
         "cores": os.cpu_count() or 1,
         "threads": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
@@ -40,6 +39,12 @@ def describe() -> dict[str, object]:
         "libraries": library_versions(LIBRARIES),
     }
     return {"id": _identifier(description), **description}
+
+
+def cpu_features() -> list[str]:
+    """Those of `CPU_FEATURES` that the processor reports, in that order."""
+    flags = _processor()[1]
+    return [feature for feature in CPU_FEATURES if feature in flags]
 
 
 def available_cores() -> int:
