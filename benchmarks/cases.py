@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class Case:
 
     folder: Path
     row: str
-    model_name: str
+    model_name: Literal["small_cnn", "vgg9", "resnet32", "mobilenet"]
     num_classes: int
     image_size: int
     batch_size: int

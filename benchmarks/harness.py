@@ -1,4 +1,4 @@
-"""Peers side by side: each in its own process, interleaved A B C A B C …, medians with intervals, peak memory, versions.
+"""Peers side by side: each in its own process, interleaved A B C A B C …; medians, intervals, peak memory, versions.
 
 A peer is a module in `benchmarks/peers/`, found by listing that folder, with
 
@@ -155,7 +155,8 @@ class _Process:
         self.process.wait()
         self.log.seek(0)
         lines = [line for line in self.log.read().splitlines() if line.strip()]
-        raise BenchmarkError(f"peer {self.name} ended with code {self.process.returncode}: {(lines or ['no message'])[-1]}")
+        last = lines[-1] if lines else "no message"
+        raise BenchmarkError(f"peer {self.name} ended with code {self.process.returncode}: {last}")
 
 
 @contextmanager
@@ -184,7 +185,7 @@ def _agreement(case: Case, modules: Mapping[str, Any]) -> None:
             raise BenchmarkError(f"{case.row}: {name} gives {found.shape}, PyTorch eager {expected.shape}.")
         error, bound = relative_error(found, expected), TOLERANCES[module.PRECISION]
         if not error <= bound:
-            raise BenchmarkError(f"{case.row}: {name} differs from PyTorch eager by {error:.1e}, more than {bound:.0e}.")
+            raise BenchmarkError(f"{case.row}: {name} is {error:.1e} away from PyTorch eager, more than {bound:.0e}.")
         if name != "pytorch_eager":
             record.metric(
                 f"{case.row}/{name}/relative_error", error, "", nature="random", higher_is_better=False,

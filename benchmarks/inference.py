@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VERSION = "1"
 SEED = 20180
-_MODELS = {
+_MODELS: dict[str, tuple[Literal["vgg9", "resnet32", "mobilenet"], int, int]] = {
     "vgg9": ("vgg9", 10, 32),
     "resnet32": ("resnet32", 10, 32),
     "mobilenet224": ("mobilenet", 1000, 224),

@@ -14,7 +14,7 @@ PRECISION = "bfloat16"
 
 
 def unavailable() -> str | None:
-    """Without bf16 instructions oneDNN emulates them, ten times slower than float32: no comparison worth its minutes."""
+    """Without bf16 instructions oneDNN emulates them, ten times slower than float32: nothing to compare with."""
     if {"avx512_bf16", "amx_bf16", "bf16"} & set(system.cpu_features()):
         return None
     return "this processor has no bf16 instructions."
@@ -24,8 +24,10 @@ def inference(case: Case) -> Callable[[], Any]:
     """Logits of the case's batch as a float32 array (batch_size, num_classes)."""
     import torch
 
+    from privlib.models import fold_batch_norm
+
     _pytorch.use_all_cores()
-    model = _pytorch.fold_batch_norm(case.model()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = fold_batch_norm(case.model()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(case.input()).to(memory_format=torch.channels_last)
 
     def run() -> Any:

@@ -16,8 +16,10 @@ def inference(case: Case) -> Callable[[], Any]:
     """Logits of the case's batch as an array (batch_size, num_classes)."""
     import torch
 
+    from privlib.models import fold_batch_norm
+
     _pytorch.use_all_cores()
-    model = _pytorch.fold_batch_norm(case.model()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = fold_batch_norm(case.model()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(case.input()).to(memory_format=torch.channels_last)
 
     def run() -> Any:

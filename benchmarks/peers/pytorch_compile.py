@@ -1,4 +1,4 @@
-"""`torch.compile` with Inductor's freezing: weights are constants, BatchNorm is folded, layouts are chosen by Inductor."""
+"""`torch.compile` with Inductor's freezing: weights are constants, BatchNorm is folded, Inductor chooses layouts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,11 @@ def inference(case: Case) -> Callable[[], Any]:
     import torch
     from torch._inductor import config
 
+    from privlib.models import fold_batch_norm
+
     _pytorch.use_all_cores()
     config.freezing = True
-    model, images = torch.compile(_pytorch.fold_batch_norm(case.model())), torch.from_numpy(case.input())
+    model, images = torch.compile(fold_batch_norm(case.model())), torch.from_numpy(case.input())
 
     def run() -> Any:
         # Freezing wants no_grad; inference_mode would compile a graph that it does not freeze.

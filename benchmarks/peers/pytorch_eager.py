@@ -20,8 +20,10 @@ def inference(case: Case) -> Callable[[], Any]:
     """Logits of the case's batch as an array (batch_size, num_classes)."""
     import torch
 
+    from privlib.models import fold_batch_norm
+
     _pytorch.use_all_cores()
-    model, images = _pytorch.fold_batch_norm(case.model()), torch.from_numpy(case.input())
+    model, images = fold_batch_norm(case.model()), torch.from_numpy(case.input())
 
     def run() -> Any:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from privlib.errors import PrivlibError
-from privlib.suite import project, record, records
+from privlib.suite import record, records
 from privlib.suite.errors import ParameterError, ProjectError
 from privlib.suite.records import Run, Subject
 

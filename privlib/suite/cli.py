@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="privlib", description="Private machine learning in secure hardware enclaves.")
+    description = "Private machine learning in secure hardware enclaves."
+    parser = argparse.ArgumentParser(prog="privlib", description=description)
     parser.add_argument("--version", action="version", version=f"privlib {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         root=find_root(),
         names=options.notebooks,
         profile=options.profile,
-        parameters={name: value for name, value in options.parameter},
+        parameters=dict(options.parameter),
         sweeps=sweeps,
         jobs=options.jobs,
         resume=options.resume,
@@ -157,5 +158,3 @@ def _status(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

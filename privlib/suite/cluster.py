@@ -90,9 +90,7 @@ def run_remotely(
             return outcome, None, {}
         folder = Path(outcome.folder)
         files = {
-            file.relative_to(results).as_posix(): file.read_bytes()
-            for file in results.rglob("*")
-            if file.is_file()
+            file.relative_to(results).as_posix(): file.read_bytes() for file in results.rglob("*") if file.is_file()
         }
         return outcome, folder.relative_to(results).as_posix(), files
 

@@ -119,6 +119,13 @@ def _papermill(
     # papermill guesses parameters by pattern and warns about what privlib has already checked by parsing.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     total = len(node.cells) + bool(values)
+    begun = 0
+
+    def on_cell_start(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal begun
+        begun += cell.cell_type == "code" and bool(cell.source.strip())
+        announce(cell_index + 1, total)
+
     try:
         papermill.execute_notebook(
             node,
@@ -132,12 +139,12 @@ def _papermill(
             cwd=folder,
             kernel_manager_class=_Manager,
             shutdown_kernel="immediate",
-            on_cell_start=lambda cell, cell_index: announce(cell_index + 1, total),
+            on_cell_start=on_cell_start,
         )
     except PapermillExecutionError as error:
         return _one_line(f"cell {error.exec_count}: {error.ename}: {error.evalue}")
     except DeadKernelError:
-        return f"the kernel died in cell {_unfinished_cell(output)}"
+        return f"the kernel died in cell {begun}"
     except RuntimeError as error:
         return _one_line(f"the kernel did not start: {error}")
     return None
@@ -183,14 +190,6 @@ def _unexecuted(node: NotebookNode) -> str | None:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
             return f"cell {number} was not executed"
     return None
-
-
-def _unfinished_cell(output: Path) -> str:
-    if output.is_file():
-        number = (_unexecuted(nbformat.read(output, as_version=4)) or "").split(" ")
-        if len(number) > 1:
-            return number[1]
-    return "?"
 
 
 def _one_line(text: str, limit: int = 500) -> str:

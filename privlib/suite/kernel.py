@@ -5,6 +5,7 @@ temporary folder, so that no start-up file of the user changes a result. Run as 
 """
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -28,10 +29,9 @@ def main() -> None:
     die_with_parent(int(os.environ.pop(PARENT)))
     # Imported before there is an IPython kernel, tqdm.auto settles for plain text instead of widgets, which nobody
     # could see in a headless run.
-    import tqdm.auto
+    importlib.import_module("tqdm.auto")
     from ipykernel.kernelapp import launch_new_instance
 
-    assert tqdm.auto.tqdm
     launch_new_instance()
 
 

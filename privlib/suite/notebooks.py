@@ -2,10 +2,11 @@
 
 import ast
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -21,7 +22,8 @@ class Notebook:
     """A source notebook.
 
     `parameters` maps each name assigned in the cell tagged `parameters` to its default. `timing` is
-    `metadata.privlib.timing`: the notebook measures time, so nothing else may run beside it.
+    `metadata.privlib.timing`: the notebook measures time, so nothing else may run beside it; `talk` is
+    `metadata.privlib.talk`: which step of the talk it shows.
     """
 
     path: Path
@@ -29,6 +31,7 @@ class Notebook:
     parameters: dict[str, Any]
     timing: bool
     title: str
+    talk: str
 
     @property
     def name(self) -> str:
@@ -45,8 +48,12 @@ def load(path: Path) -> Notebook:
     """
     try:
         content = path.read_bytes()
+        data = json.loads(content)
+        if not isinstance(data, dict) or data.get("nbformat") != 4:
+            raise ProjectError(f"{path} cannot be read as a notebook: it is not in notebook format 4.")
+        nbformat.validate(nbformat.from_dict(data))
         node = nbformat.reads(content.decode("utf-8"), as_version=4)
-    except (OSError, UnicodeDecodeError, nbformat.reader.NotJSONError, nbformat.validator.ValidationError) as error:
+    except (OSError, ValueError, nbformat.ValidationError) as error:
         raise ProjectError(f"{path} cannot be read as a notebook: {error}") from error
     settings = node.metadata.get("privlib", {})
     return Notebook(
@@ -55,6 +62,7 @@ def load(path: Path) -> Notebook:
         parameters=parameters(node, path.name),
         timing=bool(settings.get("timing", False)),
         title=_title(node) or path.stem,
+        talk=str(settings.get("talk", "")),
     )
 
 
@@ -63,8 +71,6 @@ def find(root: Path, names: Sequence[str]) -> list[Notebook]:
     folder = root / "notebooks"
     every = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
     if not names:
-        if not every:
-            raise ProjectError(f"there are no notebooks in {folder}.")
         return [load(path) for path in every]
     chosen = []
     for name in names:
@@ -151,7 +157,7 @@ def _assignment(statement: ast.stmt) -> tuple[str, ast.expr]:
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
         return statement.target.id, statement.value
     # Not a literal either way: the caller's message fits both.
-    return "", cast(ast.expr, ast.parse("f()", mode="eval").body)
+    return "", ast.parse("f()", mode="eval").body
 
 
 def _title(node: NotebookNode) -> str | None:

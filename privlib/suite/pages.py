@@ -12,7 +12,10 @@ from privlib.suite.streams import clean
 
 # A fenced or inline code span (kept as it is), then display or inline mathematics.
 _MATH = re.compile(
-    r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\s](?:[^$\n]*[^$\s])?)\$(?!\w)", re.DOTALL
+    r"(?P<code>```.*?```|`[^`\n]*`)"
+    r"|\$\$(?P<display>.+?)\$\$"
+    r"|(?<![\\$\w])\$(?P<inline>[^$\s](?:[^$\n]*[^$\s])?)\$(?!\w)",
+    re.DOTALL,
 )
 
 
@@ -46,6 +49,8 @@ def notebook_page(executed: Path, title: str, facts: dict[str, Any]) -> str:
             cell.source = _MATH.sub(_to_mathml, cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(node)
+    # In the repository notebooks link to notebooks; among these pages, to pages.
+    body = re.sub(r'href="([^":/]+)\.ipynb"', r'href="\1.html"', body)
     # Tables scroll inside themselves, so that a wide one does not widen the page.
     body = re.sub(r"(<table\b.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', body, flags=re.DOTALL)
     return templates().get_template("notebook.html.j2").render(title=title, facts=facts, body=body, style=style())
@@ -58,8 +63,8 @@ def _to_mathml(found: "re.Match[str]") -> str:
 
     if found["code"] is not None:
         return found[0]
-    display = found["display"] is not None
+    latex, display = (found["inline"], "inline") if found["display"] is None else (found["display"], "block")
     try:
-        return str(latex2mathml.converter.convert(found["display"] or found["inline"], display="block" if display else "inline"))
+        return str(latex2mathml.converter.convert(latex, display=display))
     except (NumeratorNotFoundError, IndexError, KeyError, ValueError):
         return found[0]

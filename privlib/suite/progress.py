@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.lock = threading.RLock()
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
         self.cells: dict[str, tuple[int, int]] = {}
         self.done = 0
 

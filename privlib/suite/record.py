@@ -33,8 +33,13 @@ EVENTS = "events.jsonl"
 class Dataset(Protocol):
     """What `privlib.data.load_cifar10` returns, as far as a record cares."""
 
-    source: str
-    digest: str
+    @property
+    def source(self) -> str:
+        """Where the data came from, e.g. `official`."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its content."""
 
 
 def metric(
@@ -105,7 +110,7 @@ def figure(drawing: "Figure", name: str, *, alt: str) -> None:
         (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
         _emit("figure", {"file": f"figures/{name}.png", "alt": alt.strip()})
     if _in_notebook():
-        display(Image(buffer.getvalue(), format="png", alt=alt.strip(), width=round(drawing.get_figwidth() * 96)))  # type: ignore[no-untyped-call]
+        display(Image(buffer.getvalue(), format="png", alt=alt.strip(), width=round(drawing.get_figwidth() * 96)))
 
 
 def dataset(data: Dataset, name: str = "cifar10") -> None:
@@ -141,7 +146,7 @@ def privacy(
     steps: int,
 ) -> None:
     """Record the privacy statement of a private run: an ε without these fields cannot be compared with another."""
-    _emit("privacy", {key: value for key, value in locals().items()})
+    _emit("privacy", dict(locals()))
 
 
 def enclave(*, measurement: str, platform: str) -> None:
@@ -158,13 +163,15 @@ def provenance(profile: str) -> dict[str, str]:
     except project.ProjectError:
         state = {"sha": None, "dirty": None}
     description = system.describe()
-    commit = f"{state['sha'][:10]}{' with local changes' if state['dirty'] else ''}" if state["sha"] else "no git checkout"
+    libraries = system.library_versions(("torch", "apache-tvm", "numpy"))
+    commit = state["sha"][:10] if state["sha"] else "no git checkout"
+    changes = " with local changes" if state["dirty"] else ""
     return {
-        "privlib": f"{__version__} ({commit})",
+        "privlib": f"{__version__} ({commit}{changes})",
         "profile": profile,
-        "system": f"{description['id']}: {description['cpu']}, {description['threads']} threads, {description['memory_gib']} GiB",
+        "system": "{id}: {cpu}, {threads} threads, {memory_gib} GiB".format(**description),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "libraries": ", ".join(f"{k} {v}" for k, v in system.library_versions(("torch", "apache-tvm", "numpy")).items()),
+        "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
     }
 
 
@@ -193,4 +200,4 @@ def _emit(kind: str, content: dict[str, Any]) -> None:
 def _in_notebook() -> bool:
     from IPython.core.getipython import get_ipython
 
-    return get_ipython() is not None  # type: ignore[no-untyped-call]
+    return get_ipython() is not None

@@ -1,7 +1,7 @@
 """Run records: one folder a run, written whole or not at all, checked against `run.v1.schema.json`.
 
-    results/runs/<benchmark>/<system-id>/<UTC>-<sha8>/
-        run.json  samples.parquet  executed.ipynb  figures/
+results/runs/<benchmark>/<system-id>/<UTC>-<sha8>/
+    run.json  samples.parquet  executed.ipynb  figures/
 """
 
 import json

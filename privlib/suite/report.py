@@ -116,7 +116,7 @@ def _render(runs: list[Run], results: Path, root: Path, staging: Path, systems: 
     }
     environment = pages.templates()
     environment.globals.update(
-        with_unit=tables.with_unit, interval_text=tables.interval_text, label=tables.label, duration=_duration, when=_when
+        with_unit=tables.with_unit, interval_text=tables.interval_text, duration=_duration, when=_when
     )
     return {
         "index.html": environment.get_template("report.html.j2").render(context),
@@ -128,7 +128,8 @@ def _shown(own: list[Run]) -> Run | None:
     """The newest successful run that is not a smoke test, else the newest successful one."""
     good = [run for run in own if run.data["status"] == "ok"]
     serious = [run for run in good if run.data["profile"] != "smoke"]
-    return (serious or good or [None])[-1]
+    chosen = serious or good
+    return chosen[-1] if chosen else None
 
 
 def _page(run: Run, title: str, staging: Path) -> str | None:
@@ -173,7 +174,7 @@ def _system(results: Path, system_id: str) -> Record:
 
 
 def _titles(root: Path) -> dict[str, str]:
-    return {n.name: n.title for n in notebooks.find(root, [])} if any((root / "notebooks").glob("*.ipynb")) else {}
+    return {notebook.name: notebook.title for notebook in notebooks.find(root, [])}
 
 
 def _seconds(data: Record) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from privlib.files import atomic_path
 from privlib.suite import notebooks, project, records
-from privlib.suite.errors import ParameterError, RecordError
+from privlib.suite.errors import ParameterError, ProjectError, RecordError
 from privlib.suite.notebooks import Notebook
 from privlib.suite.progress import Progress
 from privlib.suite.worker import Outcome, run_job
@@ -71,7 +71,10 @@ def plan(request: Request) -> list[Planned]:
     if both:
         raise ParameterError(f"parameter {', '.join(both)} is both set and swept; choose one.")
     planned = []
-    for notebook in notebooks.find(request.root, request.names):
+    chosen_notebooks = notebooks.find(request.root, request.names)
+    if not chosen_notebooks:
+        raise ProjectError(f"there are no notebooks in {request.root / 'notebooks'}.")
+    for notebook in chosen_notebooks:
         for values in itertools.product(*request.sweeps.values()):
             swept = dict(zip(request.sweeps, values, strict=True))
             chosen = notebooks.override(notebook, {**request.parameters, **swept}, request.profile)
@@ -164,13 +167,14 @@ def _groups(todo: list[tuple[int, Planned]], jobs: int) -> Iterator[tuple[list[t
 
 
 def _line(request: Request, job: Planned) -> str:
+    arguments = [project.display_path(a, request.root) if a.startswith("/") else a for a in sys.argv[1:]]
     return json.dumps(
         {
             "notebook": str(job.notebook.path),
             "version": job.notebook.digest[:12],
             "parameters": job.parameters,
             "profile": job.parameters.get("profile", request.profile),
-            "command": ["privlib", *(project.display_path(a, request.root) if a.startswith("/") else a for a in sys.argv[1:])],
+            "command": ["privlib", *arguments],
             "root": str(request.root),
             "results": str(request.results_folder.resolve()),
         }

@@ -53,4 +53,3 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval
     centre = (rate + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return Interval(max(0.0, centre - half), min(1.0, centre + half), level, f"Wilson score of {n} trials")
-

@@ -3,19 +3,20 @@
 from pathlib import Path
 
 from privlib.files import cache_dir
-from privlib.suite import bench, notebooks, records, system, tables
+from privlib.suite import index, system, tables
 
 
 def text(root: Path) -> str:
     """Three tables: the cache (data, compiled artifacts, trained models), the notebooks, the benchmarks."""
     description = system.describe()
+    header = ("run on this system", "status", "profile", "when (UTC)")
     return "\n\n".join(
         [
             f"system  {description['id']}: {description['cpu']}, {description['threads']} threads, "
             f"{description['memory_gib']} GiB",
             _data(),
             tables.aligned([("cached", "entries", "size"), *cache_rows()]),
-            tables.aligned([("runs on this system", "status", "profile", "when (UTC)"), *run_rows(root, str(description["id"]))]),
+            tables.aligned([header, *map(_row, index.latest_runs(root))]),
         ]
     )
 
@@ -30,18 +31,8 @@ def cache_rows() -> list[tuple[str, str, str]]:
     return rows or [("nothing yet", "0", "0 bytes")]
 
 
-def run_rows(root: Path, system_id: str) -> list[tuple[str, str, str, str]]:
-    """Every notebook and benchmark with its newest run on one system."""
-    names = [notebook.name for notebook in notebooks.find(root, [])] if any((root / "notebooks").glob("*.ipynb")) else []
-    rows = []
-    for name in [*names, *bench.names(root)]:
-        found = records.find(root / "results", name, system_id)
-        if found:
-            data = found[-1].data
-            rows.append((name, data["status"], data["profile"], data["start"][:16].replace("T", " ")))
-        else:
-            rows.append((name, "not run yet", "", ""))
-    return rows or [("no notebooks or benchmarks", "", "", "")]
+def _row(run: dict[str, str]) -> tuple[str, ...]:
+    return tuple(run.values())
 
 
 def _data() -> str:
@@ -59,5 +50,6 @@ def data_text(found: dict[str, object]) -> str:
     if found["problem"]:
         lines.append(f"          {found['problem']}")
     if found["partial_download_bytes"]:
-        lines.append(f"          unfinished download: {tables.with_unit(int(str(found['partial_download_bytes'])), 'bytes')}")
+        size = tables.with_unit(int(str(found["partial_download_bytes"])), "bytes")
+        lines.append(f"          unfinished download: {size}")
     return "\n".join(lines)

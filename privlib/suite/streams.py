@@ -11,7 +11,9 @@ from nbformat import NotebookNode
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "widgets"
 # Carriage return, newline, backspace, cursor up, erase to the end of the line, any other escape sequence, or text.
-_TOKEN = re.compile(r"\r|\n|\x08|\x1b\[(?P<up>\d*)A|\x1b\[(?P<erase>[012]?)K|\x1b\[[0-9;?]*[A-Za-z]|[^\r\n\x08\x1b]+|\x1b")
+_TOKEN = re.compile(
+    r"\r|\n|\x08|\x1b\[(?P<up>\d*)A|\x1b\[(?P<erase>[012]?)K|\x1b\[[0-9;?]*[A-Za-z]|[^\r\n\x08\x1b]+|\x1b"
+)
 
 
 def clean(node: NotebookNode) -> NotebookNode:

@@ -11,13 +11,14 @@ _WORDS = {
     "vgg9": "VGG-9", "resnet32": "ResNet-32", "resnet18": "ResNet-18", "mobilenet": "MobileNet",
     "mobilenet224": "MobileNet 224", "pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "privlib": "privlib",
     "bf16": "bf16", "tvm": "TVM", "opacus": "Opacus", "jax": "JAX", "tec": "TEC", "mee": "MEE", "mgx": "MGX",
-    "ctr": "CTR", "img": "image", "l2": "L2", "mpc": "MPC", "fhe": "FHE", "zk": "ZK", "tee": "TEE", "cifar10": "CIFAR-10",
+    "ctr": "CTR", "img": "image", "l2": "L2", "mpc": "MPC", "fhe": "FHE", "zk": "ZK", "tee": "TEE",
+    "cifar10": "CIFAR-10",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: its text, its interval as text, its share of the largest in the row, whether it is best."""
+    """One number of a table: its text, its interval as text, its share of the row's largest, whether it is best."""
 
     text: str
     interval: str
@@ -38,7 +39,7 @@ class Table:
 
 def label(part: str) -> str:
     """`vgg9_batch64` as `VGG-9, batch 64`, `pytorch_channels_last` as `PyTorch channels last`."""
-    words = []
+    words: list[str] = []
     for word in part.split("_"):
         if word.startswith("batch") and word[5:].isdigit():
             words[-1:] = [f"{words[-1]}," if words else "", f"batch {word[5:]}"]
@@ -54,6 +55,9 @@ def number(value: float | str) -> str:
         return value if len(value) <= 20 else f"{value[:12]}…"
     if value == 0 or (isinstance(value, int) and abs(value) < 100_000_000):
         return f"{value:,}"
+    short = repr(value)
+    if len(short) <= 6 and "e" not in short:
+        return short.removesuffix(".0")
     exponent = math.floor(math.log10(abs(value)))
     if exponent < -4 or exponent >= 9:
         return f"{value:.2e}"
@@ -91,7 +95,7 @@ def by_quantity(metrics: Iterable[Record]) -> list[Table]:
 
 def metrics_text(data: Record) -> str:
     """A record's metrics as aligned plain text."""
-    rows = [("metric", "value", "95% interval", "n", "class")]
+    rows: list[tuple[str, ...]] = [("metric", "value", "95% interval", "n", "class")]
     for m in data["metrics"]:
         rows.append((m["name"], with_unit(m["value"], m["unit"]), interval_text(m), str(m["n"]), m["class"]))
     return aligned(rows)

@@ -31,7 +31,9 @@ class Outcome:
     seconds: float
 
 
-def run_job(notebook: str, job: str, stopped: Callable[[], bool], announce: Callable[[int, int], None]) -> Outcome | None:
+def run_job(
+    notebook: str, job: str, stopped: Callable[[], bool], announce: Callable[[int, int], None]
+) -> Outcome | None:
     """Run one job (a line of JSON) in a worker process; None when `stopped` became true before it ended."""
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -73,9 +75,13 @@ def run_job(notebook: str, job: str, stopped: Callable[[], bool], announce: Call
             log.seek(0)
             complaints = [line for line in log.read().splitlines() if line.strip()]
             why = f": {complaints[-1]}" if complaints else ""
-            return Outcome(notebook, "failed", f"its worker process ended with code {worker.returncode}{why}", None, seconds)
+            return Outcome(
+                notebook, "failed", f"its worker process ended with code {worker.returncode}{why}", None, seconds
+            )
         reason = answer["reason"]
-        return Outcome(notebook, str(answer["status"]), None if reason is None else str(reason), str(answer["folder"]), seconds)
+        return Outcome(
+            notebook, str(answer["status"]), None if reason is None else str(reason), str(answer["folder"]), seconds
+        )
 
 
 def end_worker(worker: "subprocess.Popen[bytes]") -> None:
