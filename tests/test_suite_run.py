@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import nbformat
 import pytest
-from suite_project import privlib, write_notebook
+from suite_project import environment, privlib, write_notebook
 
 from privlib.suite import records
 from privlib.suite.records import Run
@@ -35,9 +36,7 @@ def test_case_43_and_45_parameters_kernel_and_provenance(tmp_path: Path) -> None
     write_notebook(root, "01_x", [show, REPORT.format("lr")], CASE_43, kernelspec=kernel)
     privlib(root, "run", "-p", "s", "c=d", "-p", "lr", "0.5")
     run = _only(root)
-    import sys
-
-    assert _text(run) == f"c=d 0.5 {sys.executable}\n"
+    assert _text(run) .strip() == f"c=d 0.5 {sys.executable}"
     assert run.data["status"] == "ok"
     assert run.data["parameters"] == {"s": "c=d", "lr": 0.5}
     assert run.data["command"] == ["privlib", "run", "-p", "s", "c=d", "-p", "lr", "0.5"]
@@ -118,8 +117,6 @@ def test_case_53_progress_bars_end_as_one_line(tmp_path: Path) -> None:
 
 def test_a_cluster_of_two_workers_gives_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    from suite_project import environment
-
     write_notebook(tmp_path, "01_a", [REPORT.format(4)], "n = 1")
     write_notebook(tmp_path, "02_bad", ["raise ValueError('on purpose')"])
     privlib(tmp_path, "run", "01")
