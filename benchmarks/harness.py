@@ -29,6 +29,7 @@ from benchmarks.cases import Case
 from privlib.errors import PrivlibError
 from privlib.suite import project, record
 from privlib.suite.stats import Interval, median
+from privlib.suite.timing import relative_error
 
 PEERS = Path(__file__).parent / "peers"
 # Thread pools spin for a moment after their last task; a turn begins when the previous peer's have gone to sleep.
@@ -97,11 +98,6 @@ def compare(case: Case, task: str, effort: Effort) -> dict[str, list[float]]:
             record.metric(f"{case.row}/{name}/peak_memory", peak, "bytes", nature="memory", higher_is_better=False)
     _log(f"{case.row}: " + ", ".join(f"{name} {median(values):.0f}" for name, values in rates.items()) + " images/s")
     return rates
-
-
-def relative_error(found: "np.ndarray[Any, Any]", expected: "np.ndarray[Any, Any]") -> float:
-    """L2 norm of the difference over the L2 norm of `expected`, over the whole batch."""
-    return float(np.linalg.norm(found.astype(np.float64) - expected) / np.linalg.norm(expected.astype(np.float64)))
 
 
 class _Process:

@@ -34,19 +34,9 @@ def interleave(
     return measured
 
 
-def predict(run: Runner, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
-    """`run` over all images (N, ...) in batches of a fixed size; the last is padded with zeros, its surplus dropped.
-
-    Returns:
-        What `run` gives, (N, ...).
-    """
-    outputs = []
-    for begin in range(0, len(images), batch_size):
-        batch = images[begin : begin + batch_size]
-        missing = batch_size - len(batch)
-        padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch
-        outputs.append(np.asarray(run(np.ascontiguousarray(padded)))[: len(batch)])
-    return np.concatenate(outputs)
+def in_batches(run: Runner, images: NDArray[Any], batch_size: int) -> NDArray[Any]:
+    """`run` over all images (N, ...), `batch_size` at a time (the last may be smaller); what it gives, (N, ...)."""
+    return np.concatenate([run(images[begin : begin + batch_size]) for begin in range(0, len(images), batch_size)])
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
