@@ -36,7 +36,7 @@ def test_case_43_and_45_parameters_kernel_and_provenance(tmp_path: Path) -> None
     write_notebook(root, "01_x", [show, REPORT.format("lr")], CASE_43, kernelspec=kernel)
     privlib(root, "run", "-p", "s", "c=d", "-p", "lr", "0.5")
     run = _only(root)
-    assert _text(run) .strip() == f"c=d 0.5 {sys.executable}"
+    assert _text(run).strip() == f"c=d 0.5 {sys.executable}"
     assert run.data["status"] == "ok"
     assert run.data["parameters"] == {"s": "c=d", "lr": 0.5}
     assert run.data["command"] == ["privlib", "run", "-p", "s", "c=d", "-p", "lr", "0.5"]
