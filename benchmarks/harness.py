@@ -116,6 +116,7 @@ class _Process:
             stderr=self.log,
             text=True,
             env=environment,
+            cwd=root,
         )
 
     def ask(self, request: Mapping[str, object]) -> None:

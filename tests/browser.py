@@ -64,7 +64,7 @@ def layout(page: Path, width: int, folder: Path) -> dict[str, Any]:
         [
             browser,
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
             *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--window-size=1400,1000"),
             *("--dump-dom", wrapper.as_uri()),
         ],

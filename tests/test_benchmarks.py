@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.peers
 from benchmarks import harness, inference, worker
 from benchmarks.cases import Case
 from privlib.suite import record, records
@@ -25,7 +26,7 @@ def versions():
 def inference(case):
     images = case.input()
     held = np.ones({megabytes} << 17)
-    def run():
+    def run(held=held):
         with open(case.folder / "order", "a") as order:
             order.write("{letter}")
         time.sleep({seconds})
@@ -55,7 +56,7 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         (root / "benchmarks" / name).write_text((source / name).read_text())
     monkeypatch.setattr(harness, "PEERS", root / "benchmarks" / "peers")
     monkeypatch.setattr(harness, "__file__", str(root / "benchmarks" / "harness.py"))
-    monkeypatch.setattr(sys.modules["benchmarks.peers"], "__path__", [str(root / "benchmarks" / "peers")])
+    monkeypatch.setattr(benchmarks.peers, "__path__", [str(root / "benchmarks" / "peers")])
 
     def make(name: str, text: str = PEER, **settings: Any) -> None:
         defaults = {"letter": name[-1], "seconds": 0.001, "factor": 1.0, "megabytes": 0, "transient": 0}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from suite_project import privlib, write_notebook
 
-from privlib.suite import bench, cli, records
+from privlib.suite import bench, cli, project, records
 from privlib.suite.errors import ParameterError, ProjectError
 
 BENCHMARK = '''
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_help_is_quick_and_imports_nothing_heavy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     begin = time.monotonic()
     output, _ = privlib(tmp_path, "--help")
     assert time.monotonic() - begin < 2
@@ -97,6 +97,17 @@ def test_status_lists_what_is_cached_and_what_ran(root: Path) -> None:
     assert [line.split()[:3] for line in output.splitlines() if line.startswith("tiny")] == [["tiny", "ok", "smoke"]]
 
 
+def test_without_records_the_report_says_what_to_do(root: Path) -> None:
+    _, errors = privlib(root, "report", code=1)
+    assert "run `privlib run` first" in errors
+
+
 def test_outside_a_project_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, errors = privlib(tmp_path / "nowhere" if (tmp_path / "nowhere").mkdir() else tmp_path, "report", code=1)
-    assert "privlib run" in errors
+    monkeypatch.delenv("PRIVLIB_PROJECT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(project, "PACKAGE_PARENT", tmp_path)
+    with pytest.raises(ProjectError, match="Change into a checkout of privlib, or set PRIVLIB_PROJECT"):
+        project.find_root()
+    monkeypatch.setenv("PRIVLIB_PROJECT", str(tmp_path / "nowhere"))
+    with pytest.raises(ProjectError, match="not a folder"):
+        project.find_root()

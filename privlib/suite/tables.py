@@ -54,7 +54,7 @@ def number(value: float | str) -> str:
     if isinstance(value, str):
         return value if len(value) <= 20 else f"{value[:12]}…"
     if value == 0 or (isinstance(value, int) and abs(value) < 100_000_000):
-        return f"{value:,}"
+        return f"{int(value):,}"
     short = repr(value)
     if len(short) <= 6 and "e" not in short:
         return short.removesuffix(".0")
