@@ -26,8 +26,12 @@ def _features() -> frozenset[str]:
 
 @cache
 def use_all_cores() -> int:
-    """Give TVM's thread pool every core this process may run on (it takes half of them unless told); returns their number."""
+    """Give TVM's thread pool every core this process may run on; returns their number.
+
+    The pool is made at its first use with half of the hardware threads unless the environment says otherwise, and cannot grow later.
+    """
     cores = len(os.sched_getaffinity(0))
+    os.environ["TVM_NUM_THREADS"] = str(cores)
     tvm_ffi.get_global_func("runtime.config_threadpool")(1, cores)
     return cores
 
