@@ -18,19 +18,20 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of one call of each candidate, measured in turns A B C A B C …: one mean a round for each.
 
-    Each candidate is called twice before anything counts, and once at the start of each turn. A turn repeats the call
-    until it has lasted about `turn_seconds`.
+    Each candidate is called twice before anything counts, and once at the start of each turn unless one call alone lasts
+    longer than a turn has to. A turn repeats the call until it has lasted about `turn_seconds`.
     """
     calls = {}
     for name, call in candidates.items():
         call()
-        calls[name] = max(1, round(turn_seconds / max(_seconds(call, 1), 1e-9)))
+        calls[name] = round(turn_seconds / max(_seconds(call, 1), 1e-9))
     measured: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             time.sleep(_SETTLE_SECONDS)
-            call()
-            measured[name].append(_seconds(call, calls[name]))
+            if calls[name]:
+                call()
+            measured[name].append(_seconds(call, max(1, calls[name])))
     return measured
 
 
