@@ -18,7 +18,7 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of one call of each candidate, measured in turns A B C A B C …: one mean a round for each.
 
-    Each candidate is called twice before anything counts, and once at the start of each turn unless one call alone lasts
+    Each candidate is called twice before anything counts, and once at the start of each turn unless one call lasts
     longer than a turn has to. A turn repeats the call until it has lasted about `turn_seconds`.
     """
     calls = {}
