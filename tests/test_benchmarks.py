@@ -1,7 +1,7 @@
 """The harness: interleaving, agreement, memory, failures, with small peers in processes of their own; the cases."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def case(tmp_path: Path) -> Case:
 
 
 @pytest.fixture
-def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Makes a peer, in place of the real ones, for this process and the workers."""
     root = tmp_path / "root"
     (root / "benchmarks" / "peers").mkdir(parents=True)

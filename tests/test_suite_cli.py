@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from suite_project import privlib, write_notebook
 
 from privlib.suite import bench, cli, project, records
 from privlib.suite.errors import ParameterError, ProjectError
+from tests.suite_project import privlib, write_notebook
 
 BENCHMARK = '''
 """A benchmark for tests."""

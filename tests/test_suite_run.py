@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from suite_project import environment, privlib, write_notebook
 
 from privlib.suite import records
 from privlib.suite.records import Run
+from tests.suite_project import environment, privlib, write_notebook
 
 CASE_43 = 's = "a=b"\nlr = 1e-3  # eps=2'
 REPORT = 'from privlib.suite import record\nrecord.metric("a/b/value", {}, "", nature="deterministic")'

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from suite_project import start_privlib, write_notebook
 
 from privlib.suite import records
+from tests.suite_project import start_privlib, write_notebook
 
 BUSY = """
 import os, pathlib, subprocess, time

@@ -72,7 +72,7 @@ def grouped_bars(
     axes.set_xlabel(xlabel)
     axes.set_xlim(0, largest * 1.14)
     if len(series) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(series))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(series), frameon=False)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> "HTML":

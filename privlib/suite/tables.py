@@ -18,11 +18,12 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: its text, its interval as text, its share of the row's largest, whether it is best."""
+    """One number of a table: its text, its interval as text, whether it is the row's best; and where more is better and
+    there is something to compare with, its share of the row's largest."""
 
     text: str
     interval: str
-    share: float
+    share: float | None
     best: bool
 
 
@@ -76,21 +77,23 @@ def with_unit(value: float | str, unit: str) -> str:
 
 
 def interval_text(metric: Record) -> str:
-    """The metric's interval as `low – high`, empty where it has none."""
+    """The metric's interval as `low – high` without its unit (bytes in the multiple that fits), empty without one."""
     interval = metric["interval"]
     if not interval:
         return ""
-    return f"{with_unit(interval['low'], metric['unit'])} – {with_unit(interval['high'], metric['unit'])}"
+    unit = metric["unit"] if metric["unit"] == "bytes" else ""
+    return f"{with_unit(interval['low'], unit)} – {with_unit(interval['high'], unit)}"
 
 
 def by_quantity(metrics: Iterable[Record]) -> list[Table]:
-    """Metrics named `row/column/quantity` as one table a quantity; numbers only."""
+    """Metrics named `row/column/quantity` as one table a quantity; numbers only, what is better when larger first."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for metric in metrics:
         if metric["name"].count("/") == 2 and not isinstance(metric["value"], str):
             key = (metric["name"].split("/")[2], metric["unit"], metric["kind"])
             groups.setdefault(key, []).append(metric)
-    return [_table(quantity, unit, kind, found) for (quantity, unit, kind), found in groups.items()]
+    ordered = sorted(groups.items(), key=lambda group: group[1][0]["higher_is_better"] is not True)
+    return [_table(quantity, unit, kind, found) for (quantity, unit, kind), found in ordered]
 
 
 def metrics_text(data: Record) -> str:
@@ -109,7 +112,8 @@ def aligned(rows: list[tuple[str, ...]]) -> str:
 
 
 def _table(quantity: str, unit: str, kind: str, metrics: list[Record]) -> Table:
-    columns = list(dict.fromkeys(m["name"].split("/")[1] for m in metrics))
+    # Ours first, the others as they were measured.
+    columns = sorted(dict.fromkeys(m["name"].split("/")[1] for m in metrics), key=lambda c: not c.startswith("privlib"))
     rows = []
     for row in dict.fromkeys(m["name"].split("/")[0] for m in metrics):
         found = {m["name"].split("/")[1]: m for m in metrics if m["name"].split("/")[0] == row}
@@ -119,19 +123,17 @@ def _table(quantity: str, unit: str, kind: str, metrics: list[Record]) -> Table:
 
 def _cells(columns: list[str], found: dict[str, Record]) -> list[Cell | None]:
     values: dict[str, Any] = {column: metric["value"] for column, metric in found.items()}
-    largest = max((abs(value) for value in values.values()), default=0) or 1
     better = {metric["higher_is_better"] for metric in found.values()}
-    best = None
+    best = largest = None
     if len(values) > 1 and better in ({True}, {False}):
         best = (max if better == {True} else min)(values, key=lambda column: values[column])
-    return [
-        Cell(
-            with_unit(values[column], found[column]["unit"]),
-            interval_text(found[column]),
-            abs(values[column]) / largest,
-            column == best,
-        )
-        if column in found
-        else None
-        for column in columns
-    ]
+    if len(values) > 1 and better == {True} and max(values.values()) > 0:
+        largest = max(values.values())
+    return [_cell(found[column], largest, column == best) if column in found else None for column in columns]
+
+
+def _cell(metric: Record, largest: float | None, best: bool) -> Cell:
+    # The table says the unit once, but a multiple of bytes or a ratio is part of the number.
+    unit = metric["unit"] if metric["unit"] in ("bytes", "×") else ""
+    share = None if largest is None else max(0.0, metric["value"] / largest)
+    return Cell(with_unit(metric["value"], unit), interval_text(metric), share, best)
