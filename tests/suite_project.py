@@ -34,12 +34,12 @@ def environment(root: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(REPOSITORY), "PRIVLIB_PROJECT": str(root), "HOME": str(home)}
 
 
-def start_privlib(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start_privlib(root: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     """Start the command in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "privlib.suite.cli", *arguments],
         cwd=root,
-        env=environment(root),
+        env={**environment(root), **variables},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -33,7 +33,7 @@ def connect(address: str, results: Path, stop: threading.Event) -> Iterator[Call
     except ImportError as error:
         raise ClusterError("--scheduler needs Dask: pip install 'privlib[cluster]'.") from error
     try:
-        client = Client(address, timeout="15s", set_as_default=False)
+        client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}: {error}") from error
     name = f"privlib-stop-{uuid4().hex}"

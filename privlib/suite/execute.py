@@ -29,14 +29,12 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from privlib.suite import kernel, project, record, records, streams
+from privlib.suite import kernel, project, record, records, streams, worker
 from privlib.suite.errors import RecordError
 from privlib.suite.records import Run, Subject
 
 EXECUTED = "executed.ipynb"
 _START_TIMEOUT_SECONDS = 120
-# sun_path holds 108 bytes, and a kernel's socket adds about 50 to its folder.
-_LONGEST_SOCKET_FOLDER = 50
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,10 @@ class _Manager(AsyncKernelManager):
     @default("transport")
     def _local_sockets(self) -> str:
         return "ipc"
+
+    @default("connection_file")
+    def _keys(self) -> str:
+        return str(Path(os.environ["JUPYTER_RUNTIME_DIR"], "connection.json"))
 
     @default("ip")
     def _socket_path(self) -> str:
@@ -152,10 +154,10 @@ def _papermill(
 
 @contextlib.contextmanager
 def _kernel_folder(run_folder: Path) -> Iterator[None]:
-    """Temporary folder for sockets and IPython's profile, and the environment that points the kernel at it."""
-    base = tempfile.gettempdir()
-    base = base if len(base) <= _LONGEST_SOCKET_FOLDER else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="privlib-", dir=base) as folder:
+    """Folder for sockets, keys and IPython's profile (the runner's, or one of our own), and an environment with it."""
+    with contextlib.ExitStack() as stack:
+        given = os.environ.get(worker.KERNEL_FOLDER)
+        folder = given or stack.enter_context(tempfile.TemporaryDirectory(prefix="privlib-", dir=worker.socket_base()))
         settings = {
             "IPYTHONDIR": folder,
             "JUPYTER_RUNTIME_DIR": folder,
@@ -226,9 +228,8 @@ def _abandon(results: Path) -> None:
             process.kill()
     for folder in results.glob(f"runs/*/*/.partial-{os.getpid()}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    kernel_folder = os.environ.get("JUPYTER_RUNTIME_DIR", "")
-    if Path(kernel_folder).name.startswith("privlib-"):
-        shutil.rmtree(kernel_folder, ignore_errors=True)
+    if worker.KERNEL_FOLDER in os.environ:
+        shutil.rmtree(os.environ[worker.KERNEL_FOLDER], ignore_errors=True)
     os._exit(128 + signal.SIGTERM)
 
 

@@ -18,6 +18,10 @@ from privlib.suite.records import remove_stale_below
 
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+# sun_path holds 108 bytes, and a kernel's socket adds about 50 to the folder for temporary files.
+_LONGEST_SOCKET_BASE = 50
+
+KERNEL_FOLDER = "PRIVLIB_KERNEL_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,18 @@ def run_job(
 ) -> Outcome | None:
     """Run one job (a line of JSON) in a worker process; None when `stopped` became true before it ended."""
     begin = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        # The runner's own, so that nothing is left of it even when the worker is killed.
+        tempfile.TemporaryDirectory(prefix="privlib-", dir=socket_base(), ignore_cleanup_errors=True) as folder,
+    ):
         worker = subprocess.Popen(
             [sys.executable, "-m", "privlib.suite.execute"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             bufsize=0,
-            env=project.child_environment(),
+            env={**project.child_environment(), KERNEL_FOLDER: folder},
             start_new_session=True,
         )
         assert worker.stdin is not None and worker.stdout is not None
@@ -82,6 +90,12 @@ def run_job(
         return Outcome(
             notebook, str(answer["status"]), None if reason is None else str(reason), str(answer["folder"]), seconds
         )
+
+
+def socket_base() -> str:
+    """Folder for temporary files whose path is short enough for the kernels' sockets."""
+    base = tempfile.gettempdir()
+    return base if len(base) <= _LONGEST_SOCKET_BASE else "/tmp"
 
 
 def end_worker(worker: "subprocess.Popen[bytes]") -> None:
