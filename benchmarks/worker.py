@@ -4,7 +4,7 @@ Between turns the process blocks in a read, so that no other peer's thread pool 
 answers are lines of JSON:
 
     {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output.npy
-    {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one run that does not count
+    {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one that does not count
     {"do": "memory"}                    -> {"peak_bytes": ...}                       since the preparation ended
 """
 
@@ -39,7 +39,9 @@ def main(peer: str, task: str, folder: Path) -> None:
             _reset_peak()
         elif request["do"] == "turn":
             assert run is not None
-            run()
+            # After a pause the first run finds cold caches; where one run fills the turn, that no longer shows.
+            if request["iterations"] > 1:
+                run()
             answer = {"seconds": [_timed(run) for _ in range(request["iterations"])]}
         else:
             answer = {"peak_bytes": _peak_bytes()}
