@@ -185,7 +185,7 @@ def _agreement(case: Case, modules: Mapping[str, Any]) -> None:
             raise BenchmarkError(f"{case.row}: {name} is {error:.1e} away from PyTorch eager, more than {bound:.0e}.")
         if name != "pytorch_eager":
             record.metric(
-                f"{case.row}/{name}/relative_error", error, "", nature="random", higher_is_better=False,
+                f"{case.row}/{name}/relative_error", error, "", nature="random",
                 n=case.batch_size, interval=Interval(0.0, bound, 1.0, "bound that the benchmark enforces"),
             )  # fmt: skip
 
