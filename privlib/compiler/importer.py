@@ -12,18 +12,25 @@ from tvm.relax.frontend.torch import from_exported_program
 from privlib.compiler.errors import CompileError, UnsupportedOperatorError
 
 # Core ATen operators that `canonicalize` turns into privlib's dialect or passes on unchanged (overload names left out).
+# fmt: off
 SUPPORTED = frozenset(
-    "convolution conv2d linear addmm mm matmul relu relu_ hardtanh hardtanh_ tanh sigmoid gelu sqrt add add_ sub mul div getitem "
-    "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d mean "
-    "batch_norm _native_batch_norm_legit_no_training group_norm native_group_norm layer_norm native_layer_norm "
-    "view _unsafe_view reshape flatten permute t transpose unsqueeze squeeze cat slice pad constant_pad_nd clone contiguous dropout alias "
-    "expand alias_copy detach".split()
+    [
+        "convolution", "conv2d", "linear", "addmm", "mm", "matmul", "relu", "relu_", "hardtanh", "hardtanh_",
+        "tanh", "sigmoid", "gelu", "sqrt", "add", "add_", "sub", "mul", "div", "getitem", "max_pool2d",
+        "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean",
+        "batch_norm", "_native_batch_norm_legit_no_training", "group_norm", "native_group_norm", "layer_norm",
+        "native_layer_norm", "view", "_unsafe_view", "reshape", "flatten", "permute", "t", "transpose", "unsqueeze",
+        "squeeze", "cat", "slice", "pad", "constant_pad_nd", "clone", "contiguous", "dropout", "alias", "expand",
+        "alias_copy", "detach",
+    ]
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A model as Relax: function main(input, parameters…) in PyTorch's layouts, and its parameters by state_dict name, in order."""
+    """A model as Relax: function main(input, parameters…) in PyTorch's layouts, and its parameters by state_dict name,
+    in order."""
 
     module: tvm.IRModule
     parameters: dict[str, np.ndarray]
@@ -32,8 +39,8 @@ class Imported:
 def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[int]) -> Imported:
     """Export `model` in evaluation mode for inputs float32 (batch_size, *input_shape).
 
-    Raises UnsupportedOperatorError naming the operator and the submodule it is in; CompileError where torch.export itself refuses, or
-    the batch or an extent is not positive. The model's training flags are restored.
+    Raises UnsupportedOperatorError naming the operator and the submodule it is in; CompileError where torch.export
+    itself refuses, or the batch or an extent is not positive. The model's training flags are restored.
     """
     if batch_size < 1 or any(extent < 1 for extent in input_shape):
         raise CompileError(f"batch size and input shape must be positive, got {batch_size} and {tuple(input_shape)}")
@@ -60,7 +67,7 @@ def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[
 
 
 def _constants_to_parameters(main: relax.Function) -> tuple[relax.Function, dict[str, np.ndarray]]:
-    """Append every tensor constant (buffers such as running statistics) to the parameters: the code then depends on shapes alone."""
+    """Append every tensor constant (such as running statistics) to the parameters: code depends on shapes alone."""
     found: dict[str, np.ndarray] = {}
     variables: list[relax.Var] = []
 
@@ -76,7 +83,9 @@ def _constants_to_parameters(main: relax.Function) -> tuple[relax.Function, dict
     @relax.expr_functor.mutator
     class Substitution(relax.PyExprMutator):
         def visit_call_(self, call: relax.Call) -> relax.Expr:
-            return relax.Call(call.op, [substitute(self.visit_expr(arg)) for arg in call.args], call.attrs, call.ty_args)
+            return relax.Call(
+                call.op, [substitute(self.visit_expr(arg)) for arg in call.args], call.attrs, call.ty_args
+            )
 
     body = Substitution().visit_expr(main.body)
     return relax.Function([*main.params, *variables], body, main.ret_ty), found

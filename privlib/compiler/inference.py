@@ -45,12 +45,13 @@ def _passes(imported: tvm.IRModule, cpu: Machine) -> dict[str, tvm.IRModule]:
 def compile_inference(
     model: torch.nn.Module, batch_size: int, input_shape: Sequence[int] = (3, 32, 32), target: str = "native"
 ) -> CompiledModel:
-    """Compile `model` (in evaluation mode; its training flags are left alone) for batches float32 (batch_size, *input_shape).
+    """Compile `model` (in evaluation mode; its training flags are left alone) for batches float32 (batch_size,
+    *input_shape).
 
-    The code is built for `target` ("native", "x86-64-v3", "x86-64-v4") and cached by content: the same model structure compiles once.
-    When it is built, its logits on a random batch must agree with eager PyTorch's within 1e-4 (relative L2).
-    Raises UnsupportedOperatorError, CompileError, TargetError, VerificationError. A target that this CPU cannot run is refused here;
-    `build_library` compiles it without loading.
+    The code is built for `target` ("native", "x86-64-v3", "x86-64-v4") and cached by content: the same model structure
+    compiles once. When it is built, its logits on a random batch must agree with eager PyTorch's within 1e-4 (relative
+    L2). Raises UnsupportedOperatorError, CompileError, TargetError, VerificationError. A target that this CPU cannot
+    run is refused here; `build_library` compiles it without loading.
     """
     cpu = machine(target)
     if not runs_here(cpu.level):
@@ -96,7 +97,8 @@ def build_library(planned: tvm.IRModule, cpu: Machine) -> tuple[Path, bool]:
 
 
 def verify(model: torch.nn.Module, compiled: CompiledModel, seed: int = 0) -> float:
-    """Relative L2 distance of the compiled logits from eager PyTorch's on one random batch; raises VerificationError above 1e-4."""
+    """Relative L2 distance of the compiled logits from eager PyTorch's on one random batch; raises VerificationError
+    above 1e-4."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(compiled.batch_size, *compiled.input_shape, generator=generator)
     flags = [(module, module.training) for module in model.modules()]
@@ -111,8 +113,8 @@ def verify(model: torch.nn.Module, compiled: CompiledModel, seed: int = 0) -> fl
     error = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     if not error <= TOLERANCE:
         raise VerificationError(
-            f"compiled logits differ from eager PyTorch's by {error:.1e} (relative L2; at most {TOLERANCE:.0e} is allowed); "
-            "please report the model: a pass or kernel treats one of its operators wrongly"
+            f"compiled logits differ from eager PyTorch's by {error:.1e} (relative L2; at most {TOLERANCE:.0e} is "
+            "allowed); please report the model: a pass or kernel treats one of its operators wrongly"
         )
     return error
 
@@ -124,7 +126,8 @@ def _pack(library: Path, cpu: Machine, parameters: Sequence[np.ndarray]) -> list
 
 
 def _content_key(module: tvm.IRModule, cpu: Machine) -> str:
-    """Hash of all that decides the machine code: the printed module (it holds no constants), the CPU level, TVM's version."""
+    """Hash of all that decides the machine code: the printed module (it holds no constants), the CPU level, TVM's
+    version."""
     return hashlib.sha256(f"{tvm.__version__} {cpu}\n{module.script()}".encode()).hexdigest()[:32]
 
 
@@ -132,5 +135,5 @@ def _digest(library: Path, packed: Sequence[np.ndarray]) -> str:
     digest = hashlib.sha256(library.read_bytes())
     for array in packed:
         digest.update(str((array.dtype, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()[:32]

@@ -1,4 +1,5 @@
-"""What the CPU can do: vector level, lanes, registers, cores; kernels are chosen by these features and never by a CPU's name."""
+"""What the CPU can do: vector level, lanes, registers, cores; kernels are chosen by these features and never by a CPU's
+name."""
 
 import os
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ class TargetError(PrivlibError):
 class Machine:
     """The facts a kernel generator needs.
 
-    level: psABI level the code is built for. vector_bytes: width of one vector register. tile_rows × tile_vectors: the register tile
-    (rows × vectors of accumulators) that saturates two FMA ports of latency 4. cores: threads the kernels are split for.
+    level: psABI level the code is built for. vector_bytes: width of one vector register. tile_rows × tile_vectors: the
+    register tile (rows × vectors of accumulators) that saturates two FMA ports of latency 4. cores: threads the kernels
+    are split for.
     """
 
     level: str
@@ -38,7 +40,8 @@ class Machine:
         return self.vector_bytes // {"float32": 4, "float64": 8}[dtype]
 
     def tvm_target(self) -> "tvm.target.Target":
-        """TVM target with the level named: a bare `llvm` names no CPU, and 256-bit vectors are not preferred where 512 exist."""
+        """TVM target with the level named: a bare `llvm` names no CPU, and 256-bit vectors are not preferred where 512
+        exist."""
         config: dict[str, object] = {"kind": "llvm", "mcpu": self.level}
         if self.level == "x86-64-v4":
             config["mattr"] = ["-prefer-256-bit"]
@@ -66,13 +69,15 @@ def available_cores() -> int:
 def machine(target: str = "native", cores: int | None = None) -> Machine:
     """Resolve `target` ("native", "x86-64-v3", "x86-64-v4") to a Machine.
 
-    Raises TargetError for an unknown name, and for "native" on a CPU below x86-64-v3. A named level may be above what this CPU has:
-    such code can be compiled here and run elsewhere.
+    Raises TargetError for an unknown name, and for "native" on a CPU below x86-64-v3. A named level may be above what
+    this CPU has: such code can be compiled here and run elsewhere.
     """
     if target == "native":
         level = next((name for name, needed in LEVELS.items() if needed <= cpu_features()), None)
         if level is None:
-            raise TargetError("this CPU lacks AVX2 and FMA (x86-64-v3), which privlib's kernels need; run on a CPU of 2015 or newer")
+            raise TargetError(
+                "this CPU lacks AVX2 and FMA (x86-64-v3), which privlib's kernels need; run on a CPU of 2015 or newer"
+            )
     elif target in LEVELS:
         level = target
     else:

@@ -1,7 +1,7 @@
-"""A compiled model on disk: a folder of manifest.json, library.so and parameters.bin, each byte of it covered by a SHA-256.
+"""A compiled model on disk: a folder of manifest.json, library.so and parameters.bin, covered by SHA-256.
 
-manifest.json   format, kind, level (psABI level the code needs), batch_size, input_shape, output_shape, dtype, memory (bytes by name),
-                parameters [{name, dtype, shape, offset}], files {name: {sha256, bytes}}
+manifest.json   format, kind, level (psABI level the code needs), batch_size, input_shape, output_shape, dtype,
+                memory (bytes by name), parameters [{name, dtype, shape, offset}], files {name: {sha256, bytes}}
 library.so      kernels and virtual-machine code
 parameters.bin  packed parameters, raw little-endian, each at a multiple of 64 bytes
 """
@@ -41,8 +41,10 @@ class Artifact:
     parameters: tuple[np.ndarray, ...]
 
 
-def write(path: Path | str, library: Path, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]) -> Path:
-    """Write an artifact folder at `path`, whole or not at all; an existing artifact there is replaced, anything else is refused.
+def write(
+    path: Path | str, library: Path, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]
+) -> Path:
+    """Write an artifact folder at `path`, whole or not at all; an artifact there is replaced, anything else is refused.
 
     facts: level, batch_size, input_shape, output_shape, dtype, memory, kind.
     """
@@ -54,7 +56,10 @@ def write(path: Path | str, library: Path, parameters: Sequence[tuple[str, np.nd
     try:
         shutil.copyfile(library, folder / LIBRARY)
         entries = _write_parameters(folder / PARAMETERS, parameters)
-        files = {name: {"sha256": _sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in (LIBRARY, PARAMETERS)}
+        files = {
+            name: {"sha256": _sha256(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in (LIBRARY, PARAMETERS)
+        }
         manifest = {"format": FORMAT, **facts, "parameters": entries, "files": files}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         folder.chmod(0o755)
@@ -89,7 +94,9 @@ def read(path: Path | str) -> Artifact:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
-        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}; export one with CompiledModel.export(path)") from None
+        raise ArtifactError(
+            f"{folder} is not an artifact: it has no {MANIFEST}; export one with CompiledModel.export(path)"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -101,7 +108,9 @@ def read(path: Path | str) -> Artifact:
             if not (folder / name).is_file() or (folder / name).stat().st_size != expected["bytes"]:
                 raise ArtifactError(f"{folder / name} is missing or truncated; export the model again")
             if _sha256(folder / name) != expected["sha256"]:
-                raise ArtifactError(f"{folder / name} does not have the SHA-256 its manifest states; export the model again")
+                raise ArtifactError(
+                    f"{folder / name} does not have the SHA-256 its manifest states; export the model again"
+                )
         parameters = tuple(_view(folder / PARAMETERS, entry) for entry in manifest["parameters"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is malformed ({error!r}); export the model again") from error

@@ -54,12 +54,14 @@ class CompiledModel:
     def run(self, x: np.ndarray) -> np.ndarray:
         """Logits of a batch: x float32 (B, *input_shape) with any B ≥ 0 → float32 (B, *output_shape).
 
-        Batches are cut into pieces of `batch_size`; the last piece is padded with zeros and the padding's outputs are dropped.
-        Raises InputError for another shape or a type that is not float32.
+        Batches are cut into pieces of `batch_size`; the last piece is padded with zeros and the padding's outputs are
+        dropped. Raises InputError for another shape or a type that is not float32.
         """
         if not isinstance(x, np.ndarray) or x.shape[1:] != self.input_shape or x.dtype != self.dtype:
             found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise InputError(f"expected a NumPy array {self.dtype} (B, {', '.join(map(str, self.input_shape))}), got {found}")
+            raise InputError(
+                f"expected a NumPy array {self.dtype} (B, {', '.join(map(str, self.input_shape))}), got {found}"
+            )
         result = np.empty((len(x), *self.output_shape), self.dtype)
         for start in range(0, len(x), self.batch_size):
             piece = x[start : start + self.batch_size]
@@ -76,7 +78,8 @@ class CompiledModel:
         return self._main(self._input, *self._parameters).numpy()
 
     def export(self, path: Path | str) -> Path:
-        """Write the artifact to the folder `path` (whole or not at all), for `privlib.trusted.load` in any process; returns the folder."""
+        """Write the artifact to the folder `path` (whole or not at all), for `privlib.trusted.load` in any process;
+        returns the folder."""
         facts = {key: value for key, value in self.manifest.items() if key not in ("format", "parameters", "files")}
         names = [entry["name"] for entry in self.manifest["parameters"]]
         library = self._artifact.path / format.LIBRARY

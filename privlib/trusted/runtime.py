@@ -28,7 +28,8 @@ def _features() -> frozenset[str]:
 def use_all_cores() -> int:
     """Give TVM's thread pool every core this process may run on; returns their number.
 
-    The pool is made at its first use with half of the hardware threads unless the environment says otherwise, and cannot grow later.
+    The pool is made at its first use with half of the hardware threads unless the environment says otherwise, and
+    cannot grow later.
     """
     cores = len(os.sched_getaffinity(0))
     os.environ["TVM_NUM_THREADS"] = str(cores)
@@ -43,7 +44,9 @@ def virtual_machine(library: Path, level: str) -> Any:
     """
     missing = sorted(_LEVELS.get(level, frozenset({f"level {level}"})) - _features())
     if missing:
-        raise ArtifactError(f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine")
+        raise ArtifactError(
+            f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"
+        )
     os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
     import tvm.runtime
     from tvm.runtime import vm

@@ -2,8 +2,9 @@
 
 Y[m, o] = act(bias[o] + R[m, o] + Σ_k X[m, k] · W[o, k])
 
-Rows are blocked so that a block of X stays in the L1 cache while the weights stream through once per block; a long reduction is cut, its
-partial sums kept in scratch. Tasks split the rows or, where there are few of them (a linear layer), the output channels.
+Rows are blocked so that a block of X stays in the L1 cache while the weights stream through once per block; a long
+reduction is cut, its partial sums kept in scratch. Tasks split the rows or, where there are few of them (a linear
+layer), the output channels.
 """
 
 from dataclasses import dataclass
@@ -69,17 +70,24 @@ def blocking(machine: Machine, dtype: str, shape: Matmul) -> Blocking:
     fit = max(machine.tile_rows, L1_BLOCK_BYTES // (chunk * item))
     blocks = packed_shape(machine, dtype, shape)[0]
     rows = next(d for d in divisors(shape.rows) if d <= fit)
-    if rows < machine.tile_rows <= shape.rows:  # a prime number of rows: take them all and leave a tail in the last tile
+    # a prime number of rows: take them all and leave a tail in the last tile
+    if rows < machine.tile_rows <= shape.rows:
         rows = shape.rows
     row_blocks = shape.rows // rows
     row_tasks = _even_split(row_blocks, machine.cores)
     if row_tasks:
         return Blocking(rows, chunk, row_tasks, 1)
-    return Blocking(rows, chunk, 1, _even_split(blocks, machine.cores) or next((d for d in divisors(blocks) if d <= 8 * machine.cores), 1))
+    return Blocking(
+        rows,
+        chunk,
+        1,
+        _even_split(blocks, machine.cores) or next((d for d in divisors(blocks) if d <= 8 * machine.cores), 1),
+    )
 
 
 def _even_split(pieces: int, cores: int) -> int:
-    """The largest number of equal tasks, at most 64, that gives every core the same share (or nearly, when there are many); else 0."""
+    """The largest number of equal tasks, at most 64, that gives every core the same share (or nearly, when there are
+    many); else 0."""
     return next((d for d in divisors(pieces) if d <= 64 and (d % cores == 0 or d >= 8 * cores)), 0)
 
 
@@ -88,7 +96,11 @@ def matmul(machine: Machine, dtype: str, shape: Matmul, epilogue: Epilogue) -> "
     kernel, lanes = Kernel(machine, dtype), machine.lanes(dtype)
     blocks, c_in, block = packed_shape(machine, dtype, shape)
     cut = blocking(machine, dtype, shape)
-    chunks, row_blocks, per_task = c_in // cut.chunk, shape.rows // cut.rows // cut.row_tasks, blocks // cut.channel_tasks
+    chunks, row_blocks, per_task = (
+        c_in // cut.chunk,
+        shape.rows // cut.rows // cut.row_tasks,
+        blocks // cut.channel_tasks,
+    )
 
     with kernel.function():
         x = kernel.argument("x", (shape.rows, c_in))
@@ -97,7 +109,15 @@ def matmul(machine: Machine, dtype: str, shape: Matmul, epilogue: Epilogue) -> "
         with T.parallel(cut.row_tasks * cut.channel_tasks) as task:
             partial = kernel.scratch((cut.rows, per_task * block)) if chunks > 1 else None
 
-            def tile(first: Expression, ob: Expression, local: Expression, width: int, chunk: Expression, r0: Expression, rows: int) -> None:
+            def tile(
+                first: Expression,
+                ob: Expression,
+                local: Expression,
+                width: int,
+                chunk: Expression,
+                r0: Expression,
+                rows: int,
+            ) -> None:
                 vectors = -(-width // lanes)
 
                 def reduction(step: Any) -> None:
@@ -111,7 +131,15 @@ def matmul(machine: Machine, dtype: str, shape: Matmul, epilogue: Epilogue) -> "
                         finish(first, ob, local, width, chunk, sums, r0 + r, v, (r * vectors + v) * lanes)
 
             def finish(
-                first: Expression, ob: Expression, local: Expression, width: int, chunk: Expression, sums: Any, row: Expression, v: int, at: int
+                first: Expression,
+                ob: Expression,
+                local: Expression,
+                width: int,
+                chunk: Expression,
+                sums: Any,
+                row: Expression,
+                v: int,
+                at: int,
             ) -> None:
                 part = min(lanes, width - v * lanes)
 
@@ -130,7 +158,9 @@ def matmul(machine: Machine, dtype: str, shape: Matmul, epilogue: Epilogue) -> "
                     with T.Else():
                         kernel.store(partial, kernel.load(sums, at), row, column)
 
-            def channel_block(first: Expression, ob: Expression, local: Expression, chunk: Expression, width: int) -> None:
+            def channel_block(
+                first: Expression, ob: Expression, local: Expression, chunk: Expression, width: int
+            ) -> None:
                 for_tiles(cut.rows, machine.tile_rows, lambda r0, rows: tile(first, ob, local, width, chunk, r0, rows))
 
             rest = shape.c_out % block

@@ -41,7 +41,8 @@ _SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "sqrt"})
 def elementwise(
     machine: Machine, dtype: str, shape: Sequence[int], formula: str, per_channel: Sequence[bool]
 ) -> "tvm.tirx.PrimFunc":
-    """output = formula(inputs); input i has `shape`, or only its last axis where per_channel[i]. Arguments: inputs, output."""
+    """output = formula(inputs); input i has `shape`, or only its last axis where per_channel[i]. Arguments: inputs,
+    output."""
     kernel = Kernel(machine, dtype)
     channels = shape[-1]
     rows = math.prod(shape[:-1])
@@ -49,7 +50,9 @@ def elementwise(
     with kernel.function():
         arguments = [kernel.argument(f"input{i}", (channels,) if only else shape) for i, only in enumerate(per_channel)]
         result = kernel.argument("output", shape)
-        inputs = [a if only else kernel.view(a, (rows, channels)) for a, only in zip(arguments, per_channel, strict=True)]
+        inputs = [
+            a if only else kernel.view(a, (rows, channels)) for a, only in zip(arguments, per_channel, strict=True)
+        ]
         output = kernel.view(result, (rows, channels))
 
         def at(row: Expression, c: Expression, lanes: int) -> None:
