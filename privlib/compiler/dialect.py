@@ -73,6 +73,13 @@ def _infer_pool(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
 
 
 _register("conv2d", _infer_conv)
+def _infer_separable(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
+    shape = conv_shape(shape_of(args[0]), shape_of(args[1]), a)
+    weight = args[3] if a["inner_bias"] else args[2]
+    return (shape.batch, shape.out_height, shape.out_width, shape_of(weight)[0])
+
+
+_register("separable", _infer_separable)
 _register("dense", lambda args, _: (*shape_of(args[0])[:-1], shape_of(args[1])[0]))
 _register("pool2d", _infer_pool)
 _register("norm", lambda args, _: shape_of(args[0]))
@@ -84,6 +91,7 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     """A call of `privlib.NAME`.
 
     conv2d(x, weight, [bias], [residual]): stride, padding, dilation, groups, nchw, bias, residual, activation
+    separable(x, filters, [inner bias], weight, [bias], [residual]): conv2d's, and inner_bias, inner_activation
     dense(x, weight, [bias], [residual]): bias, residual, activation
     norm(x, gamma, beta, [residual]): groups, epsilon, axes, bias, residual, activation
     pool2d(x): kind, kernel, stride, padding, dilation, count_include_pad

@@ -98,8 +98,8 @@ def _check_operators(program: torch.export.ExportedProgram) -> None:
         name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         if name not in SUPPORTED:
             raise UnsupportedOperatorError(
-                f"operator {node.target} in {place_of(node)} is not supported; express it with convolutions, linear layers, "
-                "normalization, pooling, elementwise functions, reshapes, or compile the part of the model before it"
+                f"operator {node.target} in {place_of(node)} is not supported; express it with convolutions, "
+                "linear layers, normalization, pooling, elementwise functions, reshapes, or compile the part of the model before it"
             )
 
 

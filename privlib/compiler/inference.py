@@ -14,6 +14,7 @@ from privlib.compiler.errors import CompileError, VerificationError
 from privlib.compiler.fuse import fuse
 from privlib.compiler.importer import import_model
 from privlib.compiler.lower import lower
+from privlib.compiler.separable import join_separable
 from privlib.compiler.target import Machine, machine, runs_here
 from privlib.files import atomic_path, cache_dir
 from privlib.trusted import artifact as format
@@ -35,7 +36,7 @@ def inference_stages(
 def _passes(imported: tvm.IRModule, cpu: Machine) -> dict[str, tvm.IRModule]:
     stages = {"imported": imported}
     stages["canonical"] = canonicalize(imported)
-    stages["fused"] = fuse(stages["canonical"])
+    stages["fused"] = join_separable(fuse(stages["canonical"]))
     stages["lowered"] = pipeline.legalize(lower(stages["fused"], cpu))
     stages["lifted"] = pipeline.lift_parameters(stages["lowered"])
     stages["planned"] = pipeline.plan(stages["lifted"])

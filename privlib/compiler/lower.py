@@ -6,13 +6,14 @@ run once; in training they run once a step.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import tvm
 from tvm import relax
 
 from privlib.compiler import costs, dialect
 from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
-from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, winograd
+from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, winograd
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
 from privlib.compiler.kernels.shapes import Conv2d
@@ -72,8 +73,7 @@ class _Lowering:
         machine, dtype = self.machine, dtype_of(args[0])
         flat, matrix = self.reshape(args[0], (shape.rows, shape.c_in)), self.reshape(args[1], (shape.c_out, shape.c_in))
         size = f"{shape.rows}_{shape.c_in}_{shape.c_out}"
-        pack = matmul.pack_weights(machine, dtype, shape)
-        packed = self.builder.emit(self.call_kernel(f"pack_matmul_{size}", pack, [matrix], matmul.packed_shape(machine, dtype, shape)))
+        packed = self.pack(f"pack_matmul_{shape.c_in}_{shape.c_out}", matmul, shape, matrix)
         rest = list(args[2:])
         if epilogue.residual:
             rest[-1] = self.reshape(rest[-1], (shape.rows, shape.c_out))
@@ -94,12 +94,31 @@ class _Lowering:
         family = costs.choose_conv(machine, dtype, shape)
         kernels = {"direct": conv_direct, "winograd": winograd, "depthwise": depthwise}[family]
         size = f"{shape.height}x{shape.width}_{shape.c_in}_{shape.c_out}"
-        pack = kernels.pack_weights(machine, dtype, shape)
-        packed = self.builder.emit(
-            self.call_kernel(f"pack_{family}_{size}", pack, [args[1]], kernels.packed_shape(machine, dtype, shape))
-        )
+        packed = self.pack(f"pack_{family}_{size}", kernels, shape, args[1])
         function = kernels.conv2d(machine, dtype, shape, epilogue, nchw)
         return self.call_kernel(f"conv2d_{family}_{size}", function, [args[0], packed, *args[2:]], out)
+
+    def separable(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        machine, dtype, a = self.machine, dtype_of(args[0]), call.attrs
+        shape = dialect.conv_shape(shape_of(args[0]), shape_of(args[1]), a)
+        inner = Epilogue(bool(a["inner_bias"]), False, str(a["inner_activation"]))
+        x, filters, *rest = args
+        inner_bias = [rest.pop(0)] if inner.bias else []
+        c_out, size = shape_of(rest[0])[0], f"{shape.height}x{shape.width}_{shape.c_in}"
+        product = Matmul(shape.batch * shape.out_height * shape.out_width, shape.c_in, c_out)
+        packed = [
+            self.pack(f"pack_depthwise_{size}", depthwise, shape, filters),
+            *inner_bias,
+            self.pack(f"pack_matmul_{shape.c_in}_{c_out}", matmul, product, self.reshape(rest[0], (c_out, shape.c_in))),
+        ]
+        function = separable.conv2d(machine, dtype, shape, inner, c_out, epilogue_of(a))
+        return self.call_kernel(f"separable_{size}_{c_out}", function, [x, *packed, *rest[1:]], shape_of(call))
+
+    def pack(self, name: str, kernels: Any, shape: Conv2d | Matmul, weight: relax.Expr) -> relax.Expr:
+        """Emit the packing kernel of a family (a module of `kernels`) for one weight."""
+        machine, dtype = self.machine, dtype_of(weight)
+        function = kernels.pack_weights(machine, dtype, shape)
+        return self.builder.emit(self.call_kernel(name, function, [weight], kernels.packed_shape(machine, dtype, shape)))
 
     def norm(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         shape = dialect.norm_shape(shape_of(args[0]), call.attrs)
