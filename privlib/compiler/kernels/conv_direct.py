@@ -32,8 +32,9 @@ class Epilogue:
 def activate(kernel: Kernel, value: Expression, activation: str, lanes: int) -> Expression:
     if activation == "none":
         return value
-    value = T.max(value, kernel.constant(0.0, lanes))
-    return T.min(value, kernel.constant(6.0, lanes)) if activation == "relu6" else value
+    # the second operand is what comes out of a comparison with NaN: as in PyTorch, NaN stays NaN
+    value = T.max(kernel.constant(0.0, lanes), value)
+    return T.min(kernel.constant(6.0, lanes), value) if activation == "relu6" else value
 
 
 class Output:

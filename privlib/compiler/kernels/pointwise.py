@@ -23,8 +23,8 @@ def _gelu_tanh(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expressio
 
 # name -> formula; those in _SCALAR call the math library one element at a time
 FORMULAS: dict[str, Formula] = {
-    "relu": lambda k, lanes, x: T.max(x[0], k.constant(0.0, lanes)),
-    "relu6": lambda k, lanes, x: T.min(T.max(x[0], k.constant(0.0, lanes)), k.constant(6.0, lanes)),
+    "relu": lambda k, lanes, x: T.max(k.constant(0.0, lanes), x[0]),
+    "relu6": lambda k, lanes, x: T.min(k.constant(6.0, lanes), T.max(k.constant(0.0, lanes), x[0])),
     "add": lambda k, lanes, x: x[0] + x[1],
     "subtract": lambda k, lanes, x: x[0] - x[1],
     "multiply": lambda k, lanes, x: x[0] * x[1],

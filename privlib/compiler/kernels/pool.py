@@ -41,11 +41,13 @@ def pool2d(machine: Machine, dtype: str, pool: Pool2d) -> "tvm.tirx.PrimFunc":
                     iy, ix = T.Bind(y * sy + ky * dy - top), T.Bind(x * sx + kx * dx - left)
 
                     def take(iy: Expression = iy, ix: Expression = ix) -> None:
-                        value, kept = (
-                            kernel.load(source, image, iy, ix, c, lanes=lanes),
-                            kernel.load(best, 0, lanes=lanes),
-                        )
-                        kernel.store(best, T.max(kept, value) if pool.kind == "max" else kept + value, 0, lanes=lanes)
+                        value = kernel.load(source, image, iy, ix, c, lanes=lanes)
+                        kept = kernel.load(best, 0, lanes=lanes)
+                        if pool.kind == "max":  # NaN wins, as in PyTorch
+                            chosen = T.Select(T.Or(value > kept, T.isnan(value)), value, kept)
+                        else:
+                            chosen = kept + value
+                        kernel.store(best, chosen, 0, lanes=lanes)
                         T.buffer_store(count, count[0] + kernel.constant(1.0), [0])
 
                     if inside_always:
