@@ -1,5 +1,6 @@
 """PyTorch → Relax: torch.export, a check that every operator is one the passes know, then TVM's own importer."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,10 @@ def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[
         model.eval()
         example = torch.zeros(batch_size, *input_shape)
         try:
-            program = torch.export.export(model, (example,)).run_decompositions()
+            with warnings.catch_warnings():
+                # PyTorch's own use of what it has deprecated
+                warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+                program = torch.export.export(model, (example,)).run_decompositions()
         except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
             raise CompileError(f"torch.export refused the model for input {tuple(example.shape)}: {error}") from error
     finally:
