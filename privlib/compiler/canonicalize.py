@@ -255,7 +255,7 @@ class _Canonicalizer:
     def permute_dims(self, call: relax.Call) -> Value:
         source = self.value(call.args[0])
         result = self.unchanged(call)
-        if not source.nhwc and len(shape_of(source.expression)) == 2 and isinstance(result.expression, relax.Var):
+        if not source.nhwc and _ints(call.attrs.axes or [1, 0]) == [1, 0] and isinstance(result.expression, relax.Var):
             self.linear_weights[result.expression] = source.expression
         return result
 
