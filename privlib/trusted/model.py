@@ -1,5 +1,6 @@
 """A compiled model: runs batches of any size through code compiled for one batch size."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from privlib.errors import PrivlibError
 from privlib.trusted import artifact as format
 from privlib.trusted.artifact import Artifact
-from privlib.trusted.runtime import virtual_machine
+from privlib.trusted.runtime import tvm_runtime, virtual_machine
 
 
 class InputError(PrivlibError, ValueError):
@@ -33,8 +34,6 @@ class CompiledModel:
     """An inference artifact, loaded. Made by `privlib.compiler.compile_inference` and `privlib.trusted.load`."""
 
     def __init__(self, artifact: Artifact) -> None:
-        import tvm.runtime
-
         self._artifact = artifact
         facts = artifact.manifest
         self.batch_size = int(facts["batch_size"])
@@ -42,9 +41,11 @@ class CompiledModel:
         self.output_shape = tuple(int(extent) for extent in facts["output_shape"])
         self.dtype, self.level = str(facts["dtype"]), str(facts["level"])
         self.memory = Memory(int(facts["memory"]["activation_bytes"]), sum(p.nbytes for p in artifact.parameters))
+        runtime = tvm_runtime()
         self._main = virtual_machine(artifact.path / format.LIBRARY, self.level)["main"]
-        self._parameters = [tvm.runtime.tensor(parameter) for parameter in artifact.parameters]
-        self._input = tvm.runtime.empty((self.batch_size, *self.input_shape), self.dtype)
+        self._lock = threading.Lock()  # the virtual machine and the input's memory serve one call at a time
+        self._parameters = [runtime.tensor(parameter) for parameter in artifact.parameters]
+        self._input = runtime.empty((self.batch_size, *self.input_shape), self.dtype)
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -74,8 +75,9 @@ class CompiledModel:
         return result
 
     def _run_whole(self, x: np.ndarray) -> np.ndarray:
-        self._input.copyfrom(np.ascontiguousarray(x))
-        return self._main(self._input, *self._parameters).numpy()
+        with self._lock:
+            self._input.copyfrom(np.ascontiguousarray(x))
+            return self._main(self._input, *self._parameters).numpy()
 
     def export(self, path: Path | str) -> Path:
         """Write the artifact to the folder `path` (whole or not at all), for `privlib.trusted.load` in any process;

@@ -1,6 +1,9 @@
 """The TVM runtime as privlib uses it: all available cores, a module loaded once its CPU level is known to be here."""
 
+import importlib
+import importlib.util
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,23 @@ def use_all_cores() -> int:
     return cores
 
 
+def tvm_runtime() -> Any:
+    """The module `tvm.runtime`; where PyTorch is not installed, TVM's compiler is left out.
+
+    The choice is made by an environment variable, which goes again at once: a child process may want the compiler.
+    """
+    name = "TVM_USE_RUNTIME_LIB"
+    alone = "tvm" not in sys.modules and name not in os.environ and importlib.util.find_spec("torch") is None
+    if alone:
+        os.environ[name] = "1"
+    try:
+        importlib.import_module("tvm.runtime.vm")
+        return importlib.import_module("tvm.runtime")
+    finally:
+        if alone:
+            del os.environ[name]
+
+
 def virtual_machine(library: Path, level: str) -> Any:
     """Load a compiled library and return its virtual machine on the CPU.
 
@@ -47,9 +67,6 @@ def virtual_machine(library: Path, level: str) -> Any:
         raise ArtifactError(
             f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"
         )
-    os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
-    import tvm.runtime
-    from tvm.runtime import vm
-
+    runtime = tvm_runtime()
     use_all_cores()
-    return vm.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.runtime.device("cpu"))
+    return runtime.vm.VirtualMachine(runtime.load_module(str(library)), runtime.device("cpu"))
