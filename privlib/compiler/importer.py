@@ -70,7 +70,7 @@ def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[
 
 
 def _group_norm(node: torch.fx.Node, importer: Any) -> relax.Var:
-    """native_group_norm(x, weight, bias, N, C, HxW, groups, epsilon), where TVM's own takes no None for weight and bias."""
+    """native_group_norm(x, weight, bias, N, C, HxW, groups, epsilon); TVM's own takes no None for weight and bias."""
     x, channels = importer.env[node.args[0]], node.args[4]
     gamma, beta = (
         importer.env[arg] if arg is not None else relax.const(np.full(channels, missing, np.float32))
