@@ -3,17 +3,11 @@ name."""
 
 import os
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import tvm
 
 from privlib.errors import PrivlibError
-
-# Features that define the x86-64 psABI micro-architecture levels, as Linux spells them in /proc/cpuinfo.
-_V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
-_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-LEVELS = {"x86-64-v4": _V4, "x86-64-v3": _V3}
+from privlib.trusted.runtime import LEVELS, cpu_features
 
 
 class TargetError(PrivlibError):
@@ -46,19 +40,6 @@ class Machine:
         if self.level == "x86-64-v4":
             config["mattr"] = ["-prefer-256-bit"]
         return tvm.target.Target(config)
-
-
-@cache
-def cpu_features() -> frozenset[str]:
-    """Feature flags of the first CPU as Linux reports them (empty where /proc/cpuinfo is missing)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
 
 
 def available_cores() -> int:

@@ -80,7 +80,7 @@ def _is_artifact(folder: Path) -> bool:
 
 
 def _replace(folder: Path, target: Path) -> None:
-    """Rename `folder` to `target`; an old folder there goes once the new one is in its place, and stays if that fails."""
+    """Rename `folder` to `target`; an old folder there goes once the new one is in place, and stays if that fails."""
     old = folder.with_name(folder.name + ".old")
     if target.exists():
         os.replace(target, old)

@@ -10,7 +10,7 @@ import numpy as np
 
 from privlib.errors import PrivlibError
 from privlib.trusted import artifact as format
-from privlib.trusted.artifact import Artifact
+from privlib.trusted.artifact import Artifact, ArtifactError
 from privlib.trusted.runtime import tvm_runtime, virtual_machine
 
 
@@ -77,7 +77,13 @@ class CompiledModel:
     def _run_whole(self, x: np.ndarray) -> np.ndarray:
         with self._lock:
             self._input.copyfrom(np.ascontiguousarray(x))
-            return self._main(self._input, *self._parameters).numpy()
+            try:
+                result: np.ndarray = self._main(self._input, *self._parameters).numpy()
+            except (RuntimeError, TypeError, ValueError) as error:  # TVM's checks of argument types and shapes
+                raise ArtifactError(f"{self._artifact.path}: the code does not fit its manifest: {error}") from error
+        if result.shape != (self.batch_size, *self.output_shape):
+            raise ArtifactError(f"{self._artifact.path}: the code gives {result.shape}, not what its manifest states")
+        return result
 
     def export(self, path: Path | str) -> Path:
         """Write the artifact to the folder `path` (whole or not at all), for `privlib.trusted.load` in any process;

@@ -12,16 +12,20 @@ import tvm_ffi
 
 from privlib.trusted.artifact import ArtifactError
 
-# psABI levels by the features that tell them apart, as Linux spells them in /proc/cpuinfo
-_LEVELS = {
-    "x86-64-v3": frozenset({"avx2", "fma", "bmi2"}),
-    "x86-64-v4": frozenset({"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
-}
+# What the x86-64 psABI's micro-architecture levels add to an older CPU, as Linux spells it (abm is LZCNT).
+_V3 = frozenset({"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"})
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+LEVELS = {"x86-64-v4": _V4, "x86-64-v3": _V3}
 
 
 @cache
-def _features() -> frozenset[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+def cpu_features() -> frozenset[str]:
+    """Feature flags of the first CPU as Linux reports them (empty where /proc/cpuinfo is missing)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
         if line.startswith("flags"):
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()
@@ -62,7 +66,7 @@ def virtual_machine(library: Path, level: str) -> Any:
 
     Raises ArtifactError where the CPU lacks a feature of `level`: the code would die on an illegal instruction.
     """
-    missing = sorted(_LEVELS.get(level, frozenset({f"level {level}"})) - _features())
+    missing = sorted(LEVELS.get(level, frozenset({f"level {level}"})) - cpu_features())
     if missing:
         raise ArtifactError(
             f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"

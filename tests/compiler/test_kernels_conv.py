@@ -152,7 +152,11 @@ def test_the_cost_model_picks_each_family() -> None:
     wide = Conv2d(16, 32, 32, 64, 64, (3, 3), padding=(1, 1, 1, 1))
     stem = Conv2d(16, 32, 32, 1, 8, (3, 3), padding=(1, 1, 1, 1))
     mobile = Conv2d(16, 32, 32, 64, 64, (3, 3), padding=(1, 1, 1, 1), groups=64)
-    assert [costs.choose_conv(NARROW, "float32", s) for s in (wide, stem, mobile)] == ["winograd", "direct", "depthwise"]
+    assert [costs.choose_conv(NARROW, "float32", s) for s in (wide, stem, mobile)] == [
+        "winograd",
+        "direct",
+        "depthwise",
+    ]
 
 
 MATMUL = {

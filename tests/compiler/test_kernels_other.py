@@ -153,9 +153,7 @@ def test_every_formula_is_tested() -> None:
 )
 def test_elementwise(formula: str, per_channel: tuple[bool, ...], dtype: str) -> None:
     shape, random = (3, 5, 7, 19), np.random.default_rng(6)
-    inputs = [
-        (4 * random.standard_normal(shape[-1:] if only else shape)).astype(dtype) for only in per_channel
-    ]
+    inputs = [(4 * random.standard_normal(shape[-1:] if only else shape)).astype(dtype) for only in per_channel]
     if formula == "sqrt":
         inputs = [np.abs(each) for each in inputs]
     expected = REFERENCES[formula](*(torch.from_numpy(each.astype(np.float64)) for each in inputs)).numpy()
