@@ -71,13 +71,14 @@ def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[
 
 def _group_norm(node: torch.fx.Node, importer: Any) -> relax.Var:
     """native_group_norm(x, weight, bias, N, C, HxW, groups, epsilon); TVM's own takes no None for weight and bias."""
-    x, channels = importer.env[node.args[0]], node.args[4]
+    arguments: Any = node.args
+    x, channels = importer.env[arguments[0]], arguments[4]
     gamma, beta = (
         importer.env[arg] if arg is not None else relax.const(np.full(channels, missing, np.float32))
-        for arg, missing in zip(node.args[1:3], (1.0, 0.0), strict=True)
+        for arg, missing in zip(arguments[1:3], (1.0, 0.0), strict=True)
     )
     axes = list(range(2, len(x.ty.shape)))
-    groups, epsilon = node.args[6], node.args[7]
+    groups, epsilon = arguments[6], arguments[7]
     return importer.block_builder.emit(relax.op.nn.group_norm(x, gamma, beta, groups, 1, axes, epsilon))
 
 

@@ -134,14 +134,14 @@ def verify(model: torch.nn.Module, compiled: CompiledModel, seed: int = 0) -> fl
             f"a batch of {len(x)} gives an output {tuple(expected.shape)}: its first axis must be the batch"
         )
     found = torch.from_numpy(compiled.run(x.numpy())).double()
-    error = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
-    if not error <= TOLERANCE:
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    if not difference <= TOLERANCE:
         raise VerificationError(
-            f"compiled logits differ from eager PyTorch's by {error:.1e} (relative L2; at most {TOLERANCE:.0e} is "
+            f"compiled logits differ from eager PyTorch's by {difference:.1e} (relative L2; at most {TOLERANCE:.0e} is "
             "allowed); if the model mixes the examples of a batch, change that, else please report it: a pass or "
             "kernel treats one of its operators wrongly"
         )
-    return error
+    return difference
 
 
 def _pack(library: Path, cpu: Machine, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -79,9 +79,9 @@ def _group_norm(node: torch.fx.Node) -> str | None:
 
 
 def _layer_norm(node: torch.fx.Node) -> str | None:
-    return (
-        None if len(node.args[1]) == 1 else "layer norm is supported over the last axis only; flatten those axes first"
-    )  # type: ignore[arg-type]
+    if len(_argument(node, 1)) == 1:
+        return None
+    return "layer norm is supported over the last axis only; flatten those axes first"
 
 
 def _max_pool(node: torch.fx.Node) -> str | None:

@@ -1,7 +1,7 @@
 """Running one generated kernel on guarded memory.
 
-Every tensor lies between bands of NaN: a read outside poisons the result, a write outside is seen afterwards. Outputs
-start as NaN, so an element that is never written is seen too.
+Every input lies between bands of NaN, so that a read outside poisons the result; the output lies between bands of
+another value, where a write outside is seen. It starts as NaN, so an element that is never written is seen too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,15 @@ MACHINES = {"narrow": NARROW, "wide": WIDE}
 # Relative L2 distance from the float64 reference: a few roundings of the longest sums.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 GUARD = 64  # elements
+SENTINEL = 54321.0
 
 
 class Guarded:
-    """An array in 64-byte-aligned memory between two bands of NaN."""
+    """An array in 64-byte-aligned memory between two bands of one value."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray, band: float) -> None:
         size, item = values.size, values.dtype.itemsize
-        self.memory = np.full(size + 3 * GUARD, np.nan, values.dtype)
+        self.memory, self.band = np.full(size + 3 * GUARD, band, values.dtype), band
         start = GUARD + (-(self.memory.ctypes.data + GUARD * item) % 64) // item
         self.bands = (slice(0, start), slice(start + size, None))
         self.values = self.memory[start : start + size].reshape(values.shape)
@@ -40,7 +41,7 @@ class Guarded:
 
     def check(self) -> None:
         for band in self.bands:
-            assert np.isnan(self.memory[band]).all(), "the kernel wrote outside its tensor"
+            np.testing.assert_array_equal(self.memory[band], self.band, err_msg="the kernel wrote outside its tensor")
 
 
 def build(machine: Machine, **functions: "tvm.tirx.PrimFunc") -> Any:
@@ -51,8 +52,8 @@ def build(machine: Machine, **functions: "tvm.tirx.PrimFunc") -> Any:
 
 def run(function: Any, inputs: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
     """Call a kernel; checks that it leaves its inputs and all memory around its tensors alone."""
-    guarded = [Guarded(array) for array in inputs]
-    output = Guarded(np.full(shape, np.nan, inputs[0].dtype))
+    guarded = [Guarded(array, np.nan) for array in inputs]
+    output = Guarded(np.full(shape, np.nan, inputs[0].dtype), SENTINEL)
     function(*(each.tensor() for each in guarded), output.tensor())
     for each, array in zip(guarded, inputs, strict=True):
         each.check()

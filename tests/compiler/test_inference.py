@@ -261,7 +261,9 @@ def test_graphs(name: str) -> None:
 def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int]]:
     """A chain of convolutions, norms, activations, sums and pools, then a linear layer."""
     channels, side, other = draw(st.integers(1, 9)), draw(st.integers(6, 13)), draw(st.integers(6, 13))
-    shape, layers = (channels, side, other), []
+    shape = (channels, side, other)
+    layers: list[nn.Module] = []
+    norms: list[Callable[[int], nn.Module]] = [nn.Identity, nn.BatchNorm2d, lambda c: nn.GroupNorm(1, c)]
     for _ in range(draw(st.integers(1, 4))):
         groups = draw(st.sampled_from([g for g in (1, 2, 3, channels) if channels % g == 0]))
         outputs = groups * draw(st.integers(1, 20 // groups + 1))
@@ -270,7 +272,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int]]:
             nn.Conv2d(channels, outputs, size, stride, padding=size // 2, groups=groups, bias=draw(st.booleans()))
         )
         channels = outputs
-        layers.append(draw(st.sampled_from([nn.Identity, nn.BatchNorm2d, lambda c: nn.GroupNorm(1, c)]))(channels))
+        layers.append(draw(st.sampled_from(norms))(channels))
         layers.append(draw(st.sampled_from([nn.Identity, nn.ReLU, nn.ReLU6, nn.Tanh, nn.GELU]))())
         layers.append(
             draw(st.sampled_from([nn.Identity(), Residual(channels), nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(3, 1, 1)]))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_harness import MACHINES, NARROW, TOLERANCE, assert_close, build, epilogue, epilogue_arguments, run
 
 from privlib.compiler import costs
 from privlib.compiler.kernels import conv_direct, depthwise, matmul, separable, winograd
@@ -14,6 +13,16 @@ from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
+from tests.compiler.kernel_harness import (
+    MACHINES,
+    NARROW,
+    TOLERANCE,
+    assert_close,
+    build,
+    epilogue,
+    epilogue_arguments,
+    run,
+)
 
 PLAIN = Epilogue()
 ALL = Epilogue(bias=True, residual=True, activation="relu")
@@ -70,8 +79,9 @@ def reference(x: np.ndarray, weight: np.ndarray, shape: Conv2d) -> np.ndarray:
     """x (B, H, W, C) → PyTorch's convolution in float64, (B, H', W', O)."""
     top, left, bottom, right = shape.padding
     image = F.pad(torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2), (left, right, top, bottom))
-    window = {"stride": shape.stride, "dilation": shape.dilation, "groups": shape.groups}
-    return F.conv2d(image, torch.from_numpy(weight.astype(np.float64)), **window).permute(0, 2, 3, 1).numpy()
+    filters = torch.from_numpy(weight.astype(np.float64))
+    result = F.conv2d(image, filters, stride=shape.stride, dilation=shape.dilation, groups=shape.groups)
+    return result.permute(0, 2, 3, 1).numpy()
 
 
 def check(

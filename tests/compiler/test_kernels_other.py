@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_harness import MACHINES, NARROW, TOLERANCE, WIDE, assert_close, build, epilogue, epilogue_arguments, run
 
 from privlib.compiler.kernels import norm, pointwise, pool
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.norm import GroupNorm
 from privlib.compiler.kernels.pool import Pool2d
 from privlib.compiler.kernels.shapes import Conv2d
+from tests.compiler.kernel_harness import (
+    MACHINES,
+    NARROW,
+    TOLERANCE,
+    WIDE,
+    assert_close,
+    build,
+    epilogue,
+    epilogue_arguments,
+    run,
+)
 
 DTYPES = ("float32", "float64")
 
@@ -95,8 +105,8 @@ def test_normalization(name: str, dtype: str, tile: int) -> None:
     if case.axes == "row":
         expected = F.layer_norm(wide[0], case.shape[-1:], wide[1], wide[2], case.epsilon).numpy()
     else:
-        expected = F.group_norm(wide[0].movedim(-1, 1), case.groups, wide[1], wide[2], case.epsilon)
-        expected = expected.movedim(1, -1).numpy()
+        result = F.group_norm(wide[0].movedim(-1, 1), case.groups, wide[1], wide[2], case.epsilon)
+        expected = result.movedim(1, -1).numpy()
     extras = epilogue_arguments(steps, case.shape, dtype, random)
     function = build(machine, k=norm.group_norm(machine, dtype, case, steps))["k"]
     found = run(function, [x, gamma, beta, *extras.values()], case.shape)

@@ -146,9 +146,9 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
         output = Output(kernel, epilogue, (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         with T.parallel(shape.batch * strips) as task:
             image, first = T.Bind(task // strips), T.Bind(task % strips * rows)
-            strip = (
-                padded_strip(kernel, source, shape, image, first * sy, shape.input_rows(rows), nchw) if copied else None
-            )
+            strip: Any = None
+            if copied:
+                strip = padded_strip(kernel, source, shape, image, first * sy, shape.input_rows(rows), nchw)
 
             def pixel(y: Expression, x: Expression, c: Expression) -> Expression:
                 return strip[y, x, c] if copied else source[image, first * sy + y, x, c]
