@@ -73,6 +73,8 @@ def _infer_pool(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
 
 
 _register("conv2d", _infer_conv)
+
+
 def _infer_separable(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
     shape = conv_shape(shape_of(args[0]), shape_of(args[1]), a)
     weight = args[3] if a["inner_bias"] else args[2]
