@@ -1,8 +1,9 @@
 """Relax as imported (PyTorch's layouts and operators) → privlib's dialect, channel-last.
 
-A 4-D activation is kept as (batch, height, width, channels); it is turned back to PyTorch's order only where an operator needs the
-logical order (a flatten before a linear layer, a reshape). Batch normalization in evaluation mode becomes a per-channel affine map whose
-coefficients are computed from parameters, so that `fuse` can fold it into a convolution.
+A 4-D activation is kept as (batch, height, width, channels); it is turned back to PyTorch's order only where an
+operator needs the logical order (a flatten before a linear layer, a reshape). Batch normalization in evaluation mode
+becomes a per-channel affine map whose coefficients are computed from parameters, so that `fuse` can fold it into a
+convolution.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +26,21 @@ _ELEMENTWISE = {
 }
 _BINARY = {"relax.add": "add", "relax.subtract": "subtract", "relax.multiply": "multiply"}
 # Passed on unchanged, on PyTorch's layout; TVM's own lowering serves them (they only move data, or are small).
+# fmt: off
 _PLAIN = frozenset(
-    "relax.reshape relax.permute_dims relax.mean relax.sum relax.divide relax.concat relax.strided_slice relax.nn.pad relax.squeeze "
-    "relax.expand_dims relax.zeros_like relax.matmul relax.add relax.subtract relax.multiply relax.broadcast_to relax.flatten".split()
+    [
+        "relax.reshape", "relax.permute_dims", "relax.mean", "relax.sum", "relax.divide", "relax.concat",
+        "relax.strided_slice", "relax.nn.pad", "relax.squeeze", "relax.expand_dims", "relax.zeros_like",
+        "relax.matmul", "relax.add", "relax.subtract", "relax.multiply", "relax.broadcast_to", "relax.flatten",
+    ]
 )
+# fmt: on
 
 
 @dataclass
 class Value:
-    """A translated expression: in PyTorch's layout, or channel-last; `channels` is the vector behind a (1, C, 1, 1) reshape."""
+    """A translated expression: in PyTorch's layout, or channel-last; `channels` is the vector behind a (1, C, 1, 1)
+    reshape."""
 
     expression: relax.Expr
     nhwc: bool = False
@@ -108,7 +115,9 @@ class _Canonicalizer:
             return self.binary(expression, _BINARY[name])
         if name in _PLAIN:
             return self.unchanged(expression)
-        raise UnsupportedOperatorError(f"operator {name} has no counterpart in privlib's dialect; express it with supported operators")
+        raise UnsupportedOperatorError(
+            f"operator {name} has no counterpart in privlib's dialect; express it with supported operators"
+        )
 
     def value(self, expression: relax.Expr) -> Value:
         if isinstance(expression, relax.Var):
@@ -122,10 +131,14 @@ class _Canonicalizer:
         return self.builder.emit(dialect.call(name, args, **attributes))
 
     def plain(self, value: Value) -> relax.Expr:
-        return self.builder.emit(relax.op.permute_dims(value.expression, [0, 3, 1, 2])) if value.nhwc else value.expression
+        return (
+            self.builder.emit(relax.op.permute_dims(value.expression, [0, 3, 1, 2])) if value.nhwc else value.expression
+        )
 
     def channel_last(self, value: Value) -> relax.Expr:
-        return value.expression if value.nhwc else self.builder.emit(relax.op.permute_dims(value.expression, [0, 2, 3, 1]))
+        return (
+            value.expression if value.nhwc else self.builder.emit(relax.op.permute_dims(value.expression, [0, 2, 3, 1]))
+        )
 
     def unchanged(self, call: relax.Call) -> Value:
         args = [
@@ -152,7 +165,10 @@ class _Canonicalizer:
             "nchw": nchw,
         }
         source = x.expression if nchw else self.channel_last(x)
-        return Value(self.emit("conv2d", [source, weight], **attributes, bias=False, residual=False, activation="none"), nhwc=True)
+        return Value(
+            self.emit("conv2d", [source, weight], **attributes, bias=False, residual=False, activation="none"),
+            nhwc=True,
+        )
 
     def batch_norm(self, call: relax.Call) -> list[Value]:
         x = self.value(call.args[0])
@@ -171,18 +187,27 @@ class _Canonicalizer:
         four = len(shape_of(x.expression)) == 4
         source = self.channel_last(x) if four else x.expression
         if len(shape_of(source)) not in (2, 4):
-            raise UnsupportedOperatorError(f"group norm over shape {shape_of(source)}: only (B, C) and (B, C, H, W) are supported")
+            raise UnsupportedOperatorError(
+                f"group norm over shape {shape_of(source)}: only (B, C) and (B, C, H, W) are supported"
+            )
         attributes = {"groups": int(a.num_groups), "epsilon": float(a.epsilon), "axes": "example"}
-        return Value(self.emit("norm", [source, gamma, beta], **attributes, bias=False, residual=False, activation="none"), nhwc=four)
+        return Value(
+            self.emit("norm", [source, gamma, beta], **attributes, bias=False, residual=False, activation="none"),
+            nhwc=four,
+        )
 
     def layer_norm(self, call: relax.Call) -> Value:
         x, a = self.value(call.args[0]), call.attrs
         gamma, beta = (self.value(arg).expression for arg in call.args[1:3])
         source, rank = self.plain(x), len(shape_of(x.expression))
         if _ints(a.axes) not in ([-1], [rank - 1]):
-            raise UnsupportedOperatorError("layer norm over more than the last axis is not supported; flatten those axes first")
+            raise UnsupportedOperatorError(
+                "layer norm over more than the last axis is not supported; flatten those axes first"
+            )
         attributes = {"groups": 1, "epsilon": float(a.epsilon), "axes": "row"}
-        return Value(self.emit("norm", [source, gamma, beta], **attributes, bias=False, residual=False, activation="none"))
+        return Value(
+            self.emit("norm", [source, gamma, beta], **attributes, bias=False, residual=False, activation="none")
+        )
 
     def pool2d(self, call: relax.Call, kind: str) -> Value:
         a = call.attrs
@@ -197,7 +222,9 @@ class _Canonicalizer:
         value = Value(self.emit("pool2d", [self.channel_last(self.value(call.args[0]))], **attributes), nhwc=True)
         batch, channels, height, width = shape_of(call)
         if shape_of(value.expression) != (batch, height, width, channels):
-            raise UnsupportedOperatorError(f"{kind} pooling with ceil_mode=True changes the output's size here; use ceil_mode=False")
+            raise UnsupportedOperatorError(
+                f"{kind} pooling with ceil_mode=True changes the output's size here; use ceil_mode=False"
+            )
         return value
 
     def adaptive_pool(self, call: relax.Call) -> Value:
@@ -228,7 +255,7 @@ class _Canonicalizer:
     def permute_dims(self, call: relax.Call) -> Value:
         source = self.value(call.args[0])
         result = self.unchanged(call)
-        if not source.nhwc and len(shape_of(source.expression)) == 2 and isinstance(result.expression, relax.Var):
+        if not source.nhwc and _ints(call.attrs.axes or [1, 0]) == [1, 0] and isinstance(result.expression, relax.Var):
             self.linear_weights[result.expression] = source.expression
         return result
 
@@ -250,16 +277,29 @@ class _Canonicalizer:
 
     def binary(self, call: relax.Call, formula: str) -> Value:
         left, right = self.value(call.args[0]), self.value(call.args[1])
-        if formula != "subtract" and len(shape_of(left.expression)) < len(shape_of(right.expression)) or left.channels is not None:
+        if left.nhwc or right.nhwc:
+            return self.channel_last_binary(call, formula, left, right)
+        if formula != "subtract" and len(shape_of(left.expression)) < len(shape_of(right.expression)):
             left, right = right, left
-        if right.channels is not None and left.nhwc:
-            return self.elementwise(formula, [left], right.channels)
-        if left.nhwc != right.nhwc:
-            left, right = (v if v.nhwc else Value(self.channel_last(v), nhwc=True) for v in (left, right))
         one, two = shape_of(left.expression), shape_of(right.expression)
-        if one == two or (len(two) == 1 and not left.nhwc and one[-1:] == two):
+        if one and (one == two or one[-1:] == two):
             return self.elementwise(formula, [left, right])
         return self.unchanged(call)
+
+    def channel_last_binary(self, call: relax.Call, formula: str, left: Value, right: Value) -> Value:
+        """At least one operand is channel-last: the other joins it where broadcasting means the same in both orders."""
+        if formula != "subtract" and not left.nhwc:
+            left, right = right, left
+        vector = right.channels
+        if left.nhwc and vector is not None and shape_of(vector) == shape_of(left.expression)[-1:]:
+            return self.elementwise(formula, [left], vector)
+        ranks = {len(shape_of(value.expression)) for value in (left, right)}
+        if not ranks <= {0, 4}:
+            return self.unchanged(call)
+        one, two = (v.expression if shape_of(v.expression) == () else self.channel_last(v) for v in (left, right))
+        if shape_of(one) == shape_of(two):
+            return self.elementwise(formula, [Value(one, nhwc=True), Value(two, nhwc=True)])
+        return Value(self.builder.emit(relax.Call(call.op, [one, two], call.attrs, call.ty_args)), nhwc=True)
 
 
 def _ints(values: Sequence[object]) -> list[int]:

@@ -1,12 +1,13 @@
-"""The cost model: estimated core cycles of each kernel family for a shape, from which the kernel is chosen (no measuring, no tuning)."""
+"""The cost model: estimated core cycles of each kernel family for a shape, from which the kernel is chosen (no
+measuring, no tuning)."""
 
 from privlib.compiler.kernels import winograd
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
 FMA_PER_CYCLE = 2  # vector fused multiply-adds a core of x86-64-v3 or v4 retires in a cycle
-# Cycles of one Winograd tile's transforms for one vector of channels, loads and stores included: about 300 vector instructions going
-# in, 200 coming out, two a cycle.
+# Cycles of one Winograd tile's transforms for one vector of channels, loads and stores included: about 300 vector
+# instructions going in, 200 coming out, two a cycle.
 INPUT_TRANSFORM_CYCLES = 150
 OUTPUT_TRANSFORM_CYCLES = 100
 

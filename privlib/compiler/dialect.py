@@ -1,7 +1,8 @@
-"""privlib's own Relax operators: channel-last, one per kernel family, with room for what a kernel can do on the way out.
+"""privlib's own Relax operators: channel-last, one per kernel family, with room for what a kernel can do on the way
+out.
 
-Every activation with spatial axes is (batch, height, width, channels); weights keep PyTorch's layout, so names and shapes are those of
-`state_dict()`. Operators print in a stage's IR as `privlib.NAME` with their attributes.
+Every activation with spatial axes is (batch, height, width, channels); weights keep PyTorch's layout, so names and
+shapes are those of `state_dict()`. Operators print in a stage's IR as `privlib.NAME` with their attributes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,8 @@ def _register(name: str, infer: Callable[[Sequence[relax.Expr], Attributes], tup
 
 
 def conv_shape(x: Sequence[int], weight: Sequence[int], a: Attributes) -> Conv2d:
-    """Geometry of a convolution from the input's NHWC shape (NCHW where attribute nchw is set), the weight's OIHW shape, attributes."""
+    """Geometry of a convolution from the input's NHWC shape (NCHW where attribute nchw is set), the weight's OIHW
+    shape, attributes."""
     batch, height, width, c_in = (x[0], x[2], x[3], x[1]) if a["nchw"] else tuple(x)
     window = {key: tuple(int(v) for v in a[key]) for key in ("stride", "padding", "dilation")}
     return Conv2d(batch, height, width, c_in, weight[0], (weight[2], weight[3]), groups=int(a["groups"]), **window)  # type: ignore[arg-type]
@@ -71,6 +73,8 @@ def _infer_pool(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
 
 
 _register("conv2d", _infer_conv)
+
+
 def _infer_separable(args: Sequence[relax.Expr], a: Attributes) -> tuple[int, ...]:
     shape = conv_shape(shape_of(args[0]), shape_of(args[1]), a)
     weight = args[3] if a["inner_bias"] else args[2]

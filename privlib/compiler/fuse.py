@@ -1,7 +1,8 @@
 """Fusion over the dialect: what follows a convolution, a linear layer or a normalization joins its epilogue.
 
-bias, batch normalization (folded into weight and bias), a residual addition, ReLU – in the order that a kernel applies them. A node is
-held back until something else needs its value, so a residual addition is placed where both of its operands exist.
+bias, batch normalization (folded into weight and bias), a residual addition, ReLU – in the order that a kernel applies
+them. A node is held back until something else needs its value, so a residual addition is placed where both of its
+operands exist.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,12 @@ class _Fuser:
     def absorb(self, args: Sequence[relax.Expr], formula: str) -> Pending | None:
         for position, arg in enumerate(args[:2]):
             node = self.values.get(arg) if isinstance(arg, relax.Var) else None
-            if not isinstance(node, Pending) or self.uses[arg] > 1 or node.emitted is not None or node.activation != "none":
+            if (
+                not isinstance(node, Pending)
+                or self.uses[arg] > 1
+                or node.emitted is not None
+                or node.activation != "none"
+            ):
                 continue
             if formula in ("relu", "relu6"):
                 node.activation = formula
@@ -121,7 +127,9 @@ class _Fuser:
         args = list(node.args)
         if node.scale is not None:
             shape = (shape_of(args[1])[0], 1, 1, 1)
-            args[1] = self.builder.emit(relax.op.multiply(args[1], self.builder.emit(relax.op.reshape(node.scale, shape))))
+            args[1] = self.builder.emit(
+                relax.op.multiply(args[1], self.builder.emit(relax.op.reshape(node.scale, shape)))
+            )
         args += [extra for extra in (node.bias, node.residual) if extra is not None]
         changed = {"bias": node.bias is not None, "residual": node.residual is not None, "activation": node.activation}
         return self.builder.emit(dialect.call(node.name, args, **{**node.attributes, **changed}))

@@ -1,7 +1,8 @@
-"""Dialect → kernels: every `privlib.` operator becomes a call of a generated TIR function; the cost model picks the kernel family.
+"""Dialect → kernels: every `privlib.` operator becomes a call of a generated TIR function; the cost model picks the
+kernel family.
 
-Weights are packed by kernels of their own, from parameters alone, so that for inference Relax can lift them out of the function and they
-run once; in training they run once a step.
+Weights are packed by kernels of their own, from parameters alone, so that for inference Relax can lift them out of the
+function and they run once; in training they run once a step.
 """
 
 import math
@@ -56,7 +57,9 @@ class _Lowering:
             return relax.Call(value.op, args, value.attrs, value.ty_args)
         return getattr(self, name.removeprefix("privlib."))(args, value)
 
-    def call_kernel(self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shape: Sequence[int]) -> relax.Expr:
+    def call_kernel(
+        self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shape: Sequence[int]
+    ) -> relax.Expr:
         kernel = self.builder.add_func(function, name)
         return relax.call_tir(kernel, list(args), out_ty=relax.TensorType(tuple(shape), dtype_of(args[0])))
 
@@ -66,7 +69,9 @@ class _Lowering:
 
     def dense(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         *outer, c_in = shape_of(args[0])
-        return self.matmul(args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call))
+        return self.matmul(
+            args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
+        )
 
     def matmul(self, args: Sequence[relax.Expr], shape: Matmul, epilogue: Epilogue, out: Sequence[int]) -> relax.Expr:
         """args: x (…, c_in), weight (c_out, c_in, …1), [bias], [residual]; both are seen as matrices."""
@@ -118,7 +123,9 @@ class _Lowering:
         """Emit the packing kernel of a family (a module of `kernels`) for one weight."""
         machine, dtype = self.machine, dtype_of(weight)
         function = kernels.pack_weights(machine, dtype, shape)
-        return self.builder.emit(self.call_kernel(name, function, [weight], kernels.packed_shape(machine, dtype, shape)))
+        return self.builder.emit(
+            self.call_kernel(name, function, [weight], kernels.packed_shape(machine, dtype, shape))
+        )
 
     def norm(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         shape = dialect.norm_shape(shape_of(args[0]), call.attrs)
@@ -127,7 +134,9 @@ class _Lowering:
 
     def pool2d(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         shape = dialect.pool_shape(shape_of(args[0]), call.attrs)
-        return self.call_kernel(f"pool2d_{shape.kind}", pool.pool2d(self.machine, dtype_of(args[0]), shape), args, shape_of(call))
+        return self.call_kernel(
+            f"pool2d_{shape.kind}", pool.pool2d(self.machine, dtype_of(args[0]), shape), args, shape_of(call)
+        )
 
     def spatial_mean(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         function = pool.spatial_mean(self.machine, dtype_of(args[0]), shape_of(args[0]))

@@ -1,4 +1,5 @@
-"""From lowered Relax to an executable: what is left is legalized, parameters' work is lifted out, memory is planned, LLVM is called."""
+"""From lowered Relax to an executable: what is left is legalized, parameters' work is lifted out, memory is planned,
+LLVM is called."""
 
 import tvm
 from tvm import relax
@@ -21,7 +22,8 @@ def lift_parameters(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def plan(module: tvm.IRModule) -> tvm.IRModule:
-    """Explicit allocations with storage shared between tensors whose lives do not overlap, and calls the virtual machine understands."""
+    """Explicit allocations with storage shared between tensors whose lives do not overlap, and calls the virtual
+    machine understands."""
     passes = [
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),
@@ -43,7 +45,10 @@ def planned_bytes(module: tvm.IRModule, function: str = "main") -> int:
 
     def visit(node: object) -> None:
         nonlocal total
-        if isinstance(node, relax.Call) and getattr(node.op, "name", "") in ("relax.vm.alloc_storage", "relax.memory.alloc_storage"):
+        if isinstance(node, relax.Call) and getattr(node.op, "name", "") in (
+            "relax.vm.alloc_storage",
+            "relax.memory.alloc_storage",
+        ):
             total += int(node.args[0].values[0])
 
     relax.analysis.post_order_visit(module[function], visit)

@@ -1,18 +1,13 @@
-"""What the CPU can do: vector level, lanes, registers, cores; kernels are chosen by these features and never by a CPU's name."""
+"""What the CPU can do: vector level, lanes, registers, cores; kernels are chosen by these features and never by a CPU's
+name."""
 
 import os
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import tvm
 
 from privlib.errors import PrivlibError
-
-# Features that define the x86-64 psABI micro-architecture levels, as Linux spells them in /proc/cpuinfo.
-_V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
-_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-LEVELS = {"x86-64-v4": _V4, "x86-64-v3": _V3}
+from privlib.trusted.runtime import LEVELS, cpu_features
 
 
 class TargetError(PrivlibError):
@@ -23,8 +18,9 @@ class TargetError(PrivlibError):
 class Machine:
     """The facts a kernel generator needs.
 
-    level: psABI level the code is built for. vector_bytes: width of one vector register. tile_rows × tile_vectors: the register tile
-    (rows × vectors of accumulators) that saturates two FMA ports of latency 4. cores: threads the kernels are split for.
+    level: psABI level the code is built for. vector_bytes: width of one vector register. tile_rows × tile_vectors: the
+    register tile (rows × vectors of accumulators) that saturates two FMA ports of latency 4. cores: threads the kernels
+    are split for.
     """
 
     level: str
@@ -38,24 +34,12 @@ class Machine:
         return self.vector_bytes // {"float32": 4, "float64": 8}[dtype]
 
     def tvm_target(self) -> "tvm.target.Target":
-        """TVM target with the level named: a bare `llvm` names no CPU, and 256-bit vectors are not preferred where 512 exist."""
+        """TVM target with the level named: a bare `llvm` names no CPU, and 256-bit vectors are not preferred where 512
+        exist."""
         config: dict[str, object] = {"kind": "llvm", "mcpu": self.level}
         if self.level == "x86-64-v4":
             config["mattr"] = ["-prefer-256-bit"]
         return tvm.target.Target(config)
-
-
-@cache
-def cpu_features() -> frozenset[str]:
-    """Feature flags of the first CPU as Linux reports them (empty where /proc/cpuinfo is missing)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
 
 
 def available_cores() -> int:
@@ -66,13 +50,15 @@ def available_cores() -> int:
 def machine(target: str = "native", cores: int | None = None) -> Machine:
     """Resolve `target` ("native", "x86-64-v3", "x86-64-v4") to a Machine.
 
-    Raises TargetError for an unknown name, and for "native" on a CPU below x86-64-v3. A named level may be above what this CPU has:
-    such code can be compiled here and run elsewhere.
+    Raises TargetError for an unknown name, and for "native" on a CPU below x86-64-v3. A named level may be above what
+    this CPU has: such code can be compiled here and run elsewhere.
     """
     if target == "native":
         level = next((name for name, needed in LEVELS.items() if needed <= cpu_features()), None)
         if level is None:
-            raise TargetError("this CPU lacks AVX2 and FMA (x86-64-v3), which privlib's kernels need; run on a CPU of 2015 or newer")
+            raise TargetError(
+                "this CPU lacks AVX2 and FMA (x86-64-v3), which privlib's kernels need; run on a CPU of 2015 or newer"
+            )
     elif target in LEVELS:
         level = target
     else:

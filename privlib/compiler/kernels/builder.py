@@ -1,4 +1,5 @@
-"""Writing TIR kernels from Python: vectors as ramps, register tiles as unrolled local buffers, one context per function."""
+"""Writing TIR kernels from Python: vectors as ramps, register tiles as unrolled local buffers, one context per
+function."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ class Kernel:
         return scalar if lanes == 1 else T.broadcast(scalar, lanes)
 
     def for_vectors(self, extent: int, body: Callable[[Expression, int], None]) -> None:
-        """Call body(start, lanes) over a contiguous extent: a loop of whole vectors, then one narrower vector for the rest."""
+        """Call body(start, lanes) over a contiguous extent: a loop of whole vectors, then one narrower vector for the
+        rest."""
         whole, rest = divmod(extent, self.lanes)
         if whole:
             with T.serial(whole) as block:
@@ -96,8 +98,8 @@ def register_tile(
 ) -> Any:
     """Accumulate rows × vectors outer products in registers.
 
-    `reduction(step)` opens the reduction loops and calls step(row_scalar, column_vector) in the innermost one; the result is a local
-    buffer holding row r, vector v at (r·vectors + v)·lanes.
+    `reduction(step)` opens the reduction loops and calls step(row_scalar, column_vector) in the innermost one; the
+    result is a local buffer holding row r, vector v at (r·vectors + v)·lanes.
     """
     lanes = kernel.lanes
     accumulator = kernel.registers(rows * vectors * lanes)

@@ -1,9 +1,10 @@
-"""Direct convolution with a register tile: pixels × channels of accumulators, channel-last, any stride, padding, dilation, groups.
+"""Direct convolution with a register tile: pixels × channels of accumulators, channel-last, any stride, padding,
+dilation, groups.
 
 Y[n, y, x, o] = act(bias[o] + R[n, y, x, o] + Σ_{ky,kx,c} X[n, y·s + ky·d − p, x·s + kx·d − p, c] · W[o, ky, kx, c])
 
-One task is a strip of output rows of one image. Where there is padding (or the input is still NCHW) the strip's input rows are first
-copied, zero-padded, to scratch that stays in the L2 cache, so the inner loops have no bounds to check.
+One task is a strip of output rows of one image. Where there is padding (or the input is still NCHW) the strip's input
+rows are first copied, zero-padded, to scratch that stays in the L2 cache, so the inner loops have no bounds to check.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from privlib.compiler.target import Machine
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What happens to an output value before it is stored, in this order: + bias, + residual, activation ("none", "relu", "relu6")."""
+    """What happens to an output value before it is stored, in this order: + bias, + residual, activation ("none",
+    "relu", "relu6")."""
 
     bias: bool = False
     residual: bool = False
@@ -30,8 +32,9 @@ class Epilogue:
 def activate(kernel: Kernel, value: Expression, activation: str, lanes: int) -> Expression:
     if activation == "none":
         return value
-    value = T.max(value, kernel.constant(0.0, lanes))
-    return T.min(value, kernel.constant(6.0, lanes)) if activation == "relu6" else value
+    # the second operand is what comes out of a comparison with NaN: as in PyTorch, NaN stays NaN
+    value = T.max(kernel.constant(0.0, lanes), value)
+    return T.min(kernel.constant(6.0, lanes), value) if activation == "relu6" else value
 
 
 class Output:
@@ -58,8 +61,11 @@ def input_shape(shape: Conv2d, nchw: bool) -> tuple[int, int, int, int]:
     return (shape.batch, shape.height, shape.width, shape.c_in)
 
 
-def padded_strip(kernel: Kernel, source: Any, shape: Conv2d, image: Expression, first_row: Expression, rows: int, nchw: bool = False) -> Any:
-    """Copy `rows` padded input rows, from row first_row of the padded image on, to scratch (rows, padded width, channels)."""
+def padded_strip(
+    kernel: Kernel, source: Any, shape: Conv2d, image: Expression, first_row: Expression, rows: int, nchw: bool = False
+) -> Any:
+    """Copy `rows` padded input rows, from row first_row of the padded image on, to scratch (rows, padded width,
+    channels)."""
     top, left, _, right = shape.padding
     width, channels = shape.width, shape.c_in
     strip = kernel.scratch((rows, left + width + right, channels))
@@ -94,7 +100,8 @@ def padded_strip(kernel: Kernel, source: Any, shape: Conv2d, image: Expression, 
 
 
 def packed_shape(machine: Machine, dtype: str, shape: Conv2d) -> tuple[int, int, int, int]:
-    """(groups, blocks, taps × channels of a group, lanes of a block): output channels of a block side by side, zero-padded."""
+    """(groups, blocks, taps × channels of a group, lanes of a block): output channels of a block side by side,
+    zero-padded."""
     block = machine.tile_vectors * machine.lanes(dtype)
     reduction = shape.kernel[0] * shape.kernel[1] * shape.c_in // shape.groups
     return (shape.groups, -(-(shape.c_out // shape.groups) // block), reduction, block)
@@ -112,7 +119,9 @@ def pack_weights(machine: Machine, dtype: str, shape: Conv2d) -> "tvm.tirx.PrimF
             o = (at % blocks) * block + lane
             value = T.if_then_else(
                 o < per_group,
-                weight[T.min((at // blocks) * per_group + o, shape.c_out - 1), k % c_in, k // c_in // kw, k // c_in % kw],
+                weight[
+                    T.min((at // blocks) * per_group + o, shape.c_out - 1), k % c_in, k // c_in // kw, k // c_in % kw
+                ],
                 kernel.constant(0.0),
             )
             T.buffer_store(packed, value, [at // blocks, at % blocks, k, lane])
@@ -129,7 +138,7 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
     row_bytes = padded_width * shape.c_in * sy * (8 if dtype == "float64" else 4)
     rows = strip_rows(shape.batch, shape.out_height, row_bytes, machine.cores)
     strips = shape.out_height // rows
-    _, blocks, _, block = packed_shape(machine, dtype, shape)
+    *_, block = packed_shape(machine, dtype, shape)
 
     with kernel.function():
         source = kernel.argument("input", input_shape(shape, nchw))
@@ -137,7 +146,9 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
         output = Output(kernel, epilogue, (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         with T.parallel(shape.batch * strips) as task:
             image, first = T.Bind(task // strips), T.Bind(task % strips * rows)
-            strip = padded_strip(kernel, source, shape, image, first * sy, shape.input_rows(rows), nchw) if copied else None
+            strip: Any = None
+            if copied:
+                strip = padded_strip(kernel, source, shape, image, first * sy, shape.input_rows(rows), nchw)
 
             def pixel(y: Expression, x: Expression, c: Expression) -> Expression:
                 return strip[y, x, c] if copied else source[image, first * sy + y, x, c]
@@ -162,7 +173,9 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
 
             def channel_block(group: Expression, ob: Expression, width: int) -> None:
                 with T.serial(rows) as y:
-                    for_tiles(shape.out_width, machine.tile_rows, lambda x0, pixels: tile(group, ob, width, y, x0, pixels))
+                    for_tiles(
+                        shape.out_width, machine.tile_rows, lambda x0, pixels: tile(group, ob, width, y, x0, pixels)
+                    )
 
             with T.serial(shape.groups) as group:
                 for_tiles(per_group, block, lambda start, width: channel_block(group, start // block, width))

@@ -1,4 +1,5 @@
-"""Depthwise convolution, channel-last: one filter a channel, vectorized over channels, a few pixels a time so that loads are shared."""
+"""Depthwise convolution, channel-last: one filter a channel, vectorized over channels, a few pixels a time so that
+loads are shared."""
 
 from typing import Any
 
@@ -28,9 +29,18 @@ def pack_weights(machine: Machine, dtype: str, shape: Conv2d) -> "tvm.tirx.PrimF
 
 
 def accumulate(
-    kernel: Kernel, shape: Conv2d, pixel: Any, packed: Any, y: Expression, x0: Expression, pixels: int, c: Expression, lanes: int
+    kernel: Kernel,
+    shape: Conv2d,
+    pixel: Any,
+    packed: Any,
+    y: Expression,
+    x0: Expression,
+    pixels: int,
+    c: Expression,
+    lanes: int,
 ) -> list[Expression]:
-    """The sums of `pixels` neighbouring outputs for one vector of channels; taps are unrolled, so equal loads are loaded once."""
+    """The sums of `pixels` neighbouring outputs for one vector of channels; taps are unrolled, so equal loads are
+    loaded once."""
     (kh, kw), (sy, sx), (dy, dx) = shape.kernel, shape.stride, shape.dilation
     sums: list[Expression] = []
     for r in range(pixels):

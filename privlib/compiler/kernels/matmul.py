@@ -2,8 +2,9 @@
 
 Y[m, o] = act(bias[o] + R[m, o] + Σ_k X[m, k] · W[o, k])
 
-Rows are blocked so that a block of X stays in the L1 cache while the weights stream through once per block; a long reduction is cut, its
-partial sums kept in scratch. Tasks split the rows or, where there are few of them (a linear layer), the output channels.
+Rows are blocked so that a block of X stays in the L1 cache while the weights stream through once per block; a long
+reduction is cut, its partial sums kept in scratch. Tasks split the rows or, where there are few of them (a linear
+layer), the output channels.
 """
 
 from collections.abc import Callable
@@ -76,7 +77,9 @@ def blocking(machine: Machine, dtype: str, shape: Matmul) -> Blocking:
         return Blocking(shape.rows, 1, channel_tasks)
     rows = next((d for d in divisors(shape.rows) if d <= fit and d % machine.tile_rows == 0), 0)
     rows = rows or next(d for d in divisors(shape.rows) if d <= 4 * fit)
-    if rows < machine.tile_rows <= shape.rows:  # a prime number of rows: take them all and leave a tail in the last tile
+    if (
+        rows < machine.tile_rows <= shape.rows
+    ):  # a prime number of rows: take them all and leave a tail in the last tile
         rows = shape.rows
     row_tasks = _even_split(shape.rows // rows, machine.cores)
     if row_tasks:
@@ -85,12 +88,14 @@ def blocking(machine: Machine, dtype: str, shape: Matmul) -> Blocking:
 
 
 def _even_split(pieces: int, cores: int) -> int:
-    """The largest number of equal tasks, at most 64, that gives every core the same share (or nearly, when there are many); else 0."""
+    """The largest number of equal tasks, at most 64, that gives every core the same share (or nearly, when there are
+    many); else 0."""
     return next((d for d in divisors(pieces) if d <= 64 and (d % cores == 0 or d >= 8 * cores)), 0)
 
 
 class Product:
-    """A block of rows times one block of output channels, the reduction cut into chunks whose weights stay in the L1 cache.
+    """A block of rows times one block of output channels, the reduction cut into chunks whose weights stay in the L1
+    cache.
 
     x(row, k) reads the left operand; store(row, channel, value, lanes) takes a finished vector of output channels.
     """
@@ -116,7 +121,9 @@ class Product:
 
     def _width(self, ob: Expression, width: int) -> None:
         with T.serial(self.chunks) as chunk:
-            for_tiles(self.rows, self.kernel.machine.tile_rows, lambda first, rows: self._tile(ob, width, chunk, first, rows))
+            for_tiles(
+                self.rows, self.kernel.machine.tile_rows, lambda first, rows: self._tile(ob, width, chunk, first, rows)
+            )
 
     def _tile(self, ob: Expression, width: int, chunk: Expression, first: Expression, rows: int) -> None:
         lanes, vectors = self.kernel.lanes, -(-width // self.kernel.lanes)
@@ -129,9 +136,13 @@ class Product:
         sums = register_tile(self.kernel, rows, vectors, reduction)
         for r in range(rows):
             for v in range(vectors):
-                self._finish(ob, chunk, sums, first + r, v * lanes, (r * vectors + v) * lanes, min(lanes, width - v * lanes))
+                self._finish(
+                    ob, chunk, sums, first + r, v * lanes, (r * vectors + v) * lanes, min(lanes, width - v * lanes)
+                )
 
-    def _finish(self, ob: Expression, chunk: Expression, sums: Any, row: Expression, column: int, at: int, part: int) -> None:
+    def _finish(
+        self, ob: Expression, chunk: Expression, sums: Any, row: Expression, column: int, at: int, part: int
+    ) -> None:
         kernel = self.kernel
 
         def store() -> None:

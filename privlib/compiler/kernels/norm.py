@@ -1,7 +1,8 @@
-"""Group and layer normalization, channel-last: mean, then variance about it, then scale and shift, image by image in the cache."""
+"""Group and layer normalization, channel-last: mean, then variance about it, then scale and shift, image by image in
+the cache."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from privlib.compiler.target import Machine
 
 @dataclass(frozen=True)
 class GroupNorm:
-    """A tensor (batch, …, channels) normalized, per example, over everything but the batch within each of `groups` channel groups.
+    """A tensor (batch, …, channels) normalized, per example, over everything but the batch within each of `groups`
+    channel groups.
 
-    axes = "example" takes all positions of an example together (group norm); "row" takes each position alone (layer norm over the
-    last axis, with groups = 1).
+    axes = "example" takes all positions of an example together (group norm); "row" takes each position alone (layer
+    norm over the last axis, with groups = 1).
     """
 
     shape: tuple[int, ...]
@@ -70,7 +72,8 @@ def group_means(kernel: Kernel, pixels: int, groups: int, per_group: int, total:
 
 
 def group_norm(machine: Machine, dtype: str, norm: GroupNorm, epilogue: Epilogue) -> "tvm.tirx.PrimFunc":
-    """Arguments: input, gamma (channels,), beta (channels,), [residual], output. The epilogue's bias is beta's place and not used."""
+    """Arguments: input, gamma (channels,), beta (channels,), [residual], output. The epilogue's bias is beta's place
+    and not used."""
     kernel, channels = Kernel(machine, dtype), norm.shape[-1]
     pixels, flat = norm.pixels, (norm.rows, norm.pixels, channels)
     with kernel.function():
@@ -96,7 +99,9 @@ def group_norm(machine: Machine, dtype: str, norm: GroupNorm, epilogue: Epilogue
                     value = value + kernel.load(residual, row, p, c, lanes=lanes)
                 kernel.store(output, activate(kernel, value, epilogue.activation, lanes), row, p, c, lanes=lanes)
 
-            column_sums(kernel, pixels, channels, total, lambda p, c, lanes: kernel.load(source, row, p, c, lanes=lanes))
+            column_sums(
+                kernel, pixels, channels, total, lambda p, c, lanes: kernel.load(source, row, p, c, lanes=lanes)
+            )
             group_means(kernel, pixels, norm.groups, channels // norm.groups, total, mean)
             column_sums(kernel, pixels, channels, total, square)
             group_means(kernel, pixels, norm.groups, channels // norm.groups, total, scale)

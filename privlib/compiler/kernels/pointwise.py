@@ -23,8 +23,8 @@ def _gelu_tanh(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expressio
 
 # name -> formula; those in _SCALAR call the math library one element at a time
 FORMULAS: dict[str, Formula] = {
-    "relu": lambda k, lanes, x: T.max(x[0], k.constant(0.0, lanes)),
-    "relu6": lambda k, lanes, x: T.min(T.max(x[0], k.constant(0.0, lanes)), k.constant(6.0, lanes)),
+    "relu": lambda k, lanes, x: T.max(k.constant(0.0, lanes), x[0]),
+    "relu6": lambda k, lanes, x: T.min(k.constant(6.0, lanes), T.max(k.constant(0.0, lanes), x[0])),
     "add": lambda k, lanes, x: x[0] + x[1],
     "subtract": lambda k, lanes, x: x[0] - x[1],
     "multiply": lambda k, lanes, x: x[0] * x[1],
@@ -41,7 +41,8 @@ _SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "sqrt"})
 def elementwise(
     machine: Machine, dtype: str, shape: Sequence[int], formula: str, per_channel: Sequence[bool]
 ) -> "tvm.tirx.PrimFunc":
-    """output = formula(inputs); input i has `shape`, or only its last axis where per_channel[i]. Arguments: inputs, output."""
+    """output = formula(inputs); input i has `shape`, or only its last axis where per_channel[i]. Arguments: inputs,
+    output."""
     kernel = Kernel(machine, dtype)
     channels = shape[-1]
     rows = math.prod(shape[:-1])
@@ -49,7 +50,9 @@ def elementwise(
     with kernel.function():
         arguments = [kernel.argument(f"input{i}", (channels,) if only else shape) for i, only in enumerate(per_channel)]
         result = kernel.argument("output", shape)
-        inputs = [a if only else kernel.view(a, (rows, channels)) for a, only in zip(arguments, per_channel, strict=True)]
+        inputs = [
+            a if only else kernel.view(a, (rows, channels)) for a, only in zip(arguments, per_channel, strict=True)
+        ]
         output = kernel.view(result, (rows, channels))
 
         def at(row: Expression, c: Expression, lanes: int) -> None:

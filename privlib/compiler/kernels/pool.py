@@ -40,9 +40,14 @@ def pool2d(machine: Machine, dtype: str, pool: Pool2d) -> "tvm.tirx.PrimFunc":
                 for kx in range(kw):
                     iy, ix = T.Bind(y * sy + ky * dy - top), T.Bind(x * sx + kx * dx - left)
 
-                    def take() -> None:
-                        value, kept = kernel.load(source, image, iy, ix, c, lanes=lanes), kernel.load(best, 0, lanes=lanes)  # noqa: B023
-                        kernel.store(best, T.max(kept, value) if pool.kind == "max" else kept + value, 0, lanes=lanes)
+                    def take(iy: Expression = iy, ix: Expression = ix) -> None:
+                        value = kernel.load(source, image, iy, ix, c, lanes=lanes)
+                        kept = kernel.load(best, 0, lanes=lanes)
+                        if pool.kind == "max":  # NaN wins, as in PyTorch
+                            chosen = T.Select(T.Or(value > kept, T.isnan(value)), value, kept)
+                        else:
+                            chosen = kept + value
+                        kernel.store(best, chosen, 0, lanes=lanes)
                         T.buffer_store(count, count[0] + kernel.constant(1.0), [0])
 
                     if inside_always:
@@ -74,8 +79,19 @@ def spatial_mean(machine: Machine, dtype: str, shape: Sequence[int]) -> "tvm.tir
             total = kernel.registers(lanes)
             kernel.store(total, kernel.constant(0.0, lanes), 0, lanes=lanes)
             with T.serial(pixels) as p:
-                kernel.store(total, kernel.load(total, 0, lanes=lanes) + kernel.load(source, image, p, c, lanes=lanes), 0, lanes=lanes)
-            kernel.store(output, kernel.load(total, 0, lanes=lanes) / kernel.constant(float(pixels), lanes), image, c, lanes=lanes)
+                kernel.store(
+                    total,
+                    kernel.load(total, 0, lanes=lanes) + kernel.load(source, image, p, c, lanes=lanes),
+                    0,
+                    lanes=lanes,
+                )
+            kernel.store(
+                output,
+                kernel.load(total, 0, lanes=lanes) / kernel.constant(float(pixels), lanes),
+                image,
+                c,
+                lanes=lanes,
+            )
 
         with T.parallel(batch) as image:
             kernel.for_vectors(channels, lambda c, lanes: mean(image, c, lanes))

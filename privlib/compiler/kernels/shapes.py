@@ -56,7 +56,8 @@ def divisors(number: int) -> list[int]:
 
 
 def strip_rows(images: int, rows: int, row_bytes: int, cores: int, budget: int = 192 * 1024) -> int:
-    """Rows of output that one task takes: the most that fit the cache budget and still give every core the same number of tasks."""
+    """Rows of output that one task takes: the most that fit the cache budget and still give every core the same number
+    of tasks."""
     fitting = [d for d in divisors(rows) if d * row_bytes <= budget or d == 1]
     even = [d for d in fitting if images * (rows // d) % cores == 0 or images * (rows // d) >= 8 * cores]
     return (even or fitting[-1:])[0]

@@ -1,8 +1,10 @@
-"""Winograd F(4×4, 3×3): a 3×3, stride-1 convolution with 36 instead of 144 products for every 4×4 outputs (Lavin & Gray, arXiv 1509.09308).
+"""Winograd F(4×4, 3×3): a 3×3, stride-1 convolution with 36 instead of 144 products for every 4×4 outputs (Lavin &
+Gray, arXiv 1509.09308).
 
-Y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A for every 6×6 input tile d, summed over input channels, i.e. 36 small matrix products. A task takes the
-tiles of a few images or of a strip of one, so that the transformed tiles stay in the cache:
-input tiles → V (36, tiles · c_in) → per block of output channels M = V·U (36, tiles · block) → output tiles, with the epilogue.
+Y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A for every 6×6 input tile d, summed over input channels, i.e. 36 small matrix products.
+A task takes the tiles of a few images or of a strip of one, so that the transformed tiles stay in the cache: input
+tiles → V (36, tiles · c_in) → per block of output channels M = V·U (36, tiles · block) → output tiles, with the
+epilogue.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,14 @@ from privlib.compiler.kernels.shapes import Conv2d, divisors
 from privlib.compiler.target import Machine
 
 # G: 3 weights → 6 points (0, 1, −1, 2, −2, ∞), scaled as Lavin & Gray scale them.
-G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+G = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
 
 
 def applies(shape: Conv2d) -> bool:
@@ -93,11 +102,14 @@ def pack_weights(machine: Machine, dtype: str, shape: Conv2d) -> "tvm.tirx.PrimF
 
 
 def task_split(machine: Machine, dtype: str, shape: Conv2d, budget: int = 640 * 1024) -> tuple[int, int]:
-    """(images, tile rows) of one task: enough tiles to reuse the weights, few enough for the cache, an even share for every core."""
+    """(images, tile rows) of one task: enough tiles to reuse the weights, few enough for the cache, an even share for
+    every core."""
     rows, columns = shape.out_height // 4, shape.out_width // 4
     tile_bytes = 36 * (shape.c_in + 16) * (8 if dtype == "float64" else 4)
     fitting = max(machine.tile_rows, budget // tile_bytes)
-    whole = [i for i in divisors(shape.batch) if i * rows * columns <= fitting and shape.batch // i % machine.cores == 0]
+    whole = [
+        i for i in divisors(shape.batch) if i * rows * columns <= fitting and shape.batch // i % machine.cores == 0
+    ]
     if whole:
         return whole[0], rows
     strips = [r for r in divisors(rows) if r * columns <= fitting and shape.batch * (rows // r) % machine.cores == 0]
@@ -119,7 +131,8 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
         output = Output(kernel, epilogue, (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         with T.parallel(shape.batch // images * strips) as task:
             first_image, first_row = T.Bind(task // strips * images), T.Bind(task % strips * (tile_rows * 4))
-            # one cache line more than a point needs: a power-of-two stride would put all 36 points into one set of the cache
+            # one cache line more than a point needs: a power-of-two stride would put all 36 points into one set of the
+            # cache
             line = 2 * lanes
             v = kernel.scratch((36, tiles * c_in + line))
             m = kernel.scratch((36, tiles * block + line))
@@ -137,16 +150,26 @@ def conv2d(machine: Machine, dtype: str, shape: Conv2d, epilogue: Epilogue, nchw
             def multiply(point: Expression, ob: Expression, vectors: int, t: Expression, count: int) -> None:
                 def reduction(step: Any) -> None:
                     with T.serial(c_in) as c:
-                        step(lambda r: v[point, (t + r) * c_in + c], lambda x: kernel.load(packed, ob, point, c, x * lanes))
+                        step(
+                            lambda r: v[point, (t + r) * c_in + c],
+                            lambda x: kernel.load(packed, ob, point, c, x * lanes),
+                        )
 
                 sums = register_tile(kernel, count, vectors, reduction)
                 for r in range(count):
                     for x in range(vectors):
-                        kernel.store(m, kernel.load(sums, (r * vectors + x) * lanes), point, (t + r) * block + x * lanes)
+                        kernel.store(
+                            m, kernel.load(sums, (r * vectors + x) * lanes), point, (t + r) * block + x * lanes
+                        )
 
-            def transform_output(i: Expression, ty: Expression, tx: Expression, at: Expression, ob: Expression, c: Expression, part: int) -> None:
+            def transform_output(
+                i: Expression, ty: Expression, tx: Expression, at: Expression, ob: Expression, c: Expression, part: int
+            ) -> None:
                 half = [
-                    output_transform(kernel, [kernel.load(m, k * 6 + j, at * block + c, lanes=part) for k in range(6)], part) for j in range(6)
+                    output_transform(
+                        kernel, [kernel.load(m, k * 6 + j, at * block + c, lanes=part) for k in range(6)], part
+                    )
+                    for j in range(6)
                 ]
                 for y in range(4):
                     for x, value in enumerate(output_transform(kernel, [half[j][y] for j in range(6)], part)):
@@ -168,14 +191,19 @@ def transform_input(
     tile_rows: int,
     nchw: bool,
 ) -> None:
-    """Write Bᵀ d B of every tile of `tile_rows` rows of tiles of one image to v (36, tiles · c_in), from tile first_tile on."""
+    """Write Bᵀ d B of every tile of `tile_rows` rows of tiles of one image to v (36, tiles · c_in), from tile
+    first_tile on."""
     columns = shape.out_width // 4
     strip = padded_strip(kernel, source, shape, image, first_row, tile_rows * 4 + 2, nchw)
     with T.serial(tile_rows) as ty, T.serial(columns) as tx:
 
         def transform(c: Expression, lanes: int) -> None:
             half = [
-                input_transform(kernel, [T.Bind(kernel.load(strip, ty * 4 + k, tx * 4 + j, c, lanes=lanes)) for k in range(6)], lanes)
+                input_transform(
+                    kernel,
+                    [T.Bind(kernel.load(strip, ty * 4 + k, tx * 4 + j, c, lanes=lanes)) for k in range(6)],
+                    lanes,
+                )
                 for j in range(6)
             ]
             for i in range(6):
