@@ -91,8 +91,8 @@ module tec #(
   logic [SlotBits-1:0] entry_slot;
 
   assign region_index = region_op ? bind_region : in_region;
-  assign bound_enable = region_op && entry_enable;
-  assign bound_version = region_op ? entry_version : '0;
+  assign bound_enable = bind_ready && region_op && entry_enable;
+  assign bound_version = (bind_ready && region_op) ? entry_version : '0;
   region_table #(.RegionBits(RegionBits), .SlotBits(SlotBits)) regions (
       .clk,
       .wiping,
@@ -128,7 +128,7 @@ module tec #(
       .accept,
       .start(in_start),
       .encrypt_in(in_encrypt),
-      .kind(beat_in.kind),
+      .kind(tec_pkg::kind_t'(in_kind)),
       .bytes(in_bytes),
       .burst(in_burst),
       .region_enable(entry_enable),

