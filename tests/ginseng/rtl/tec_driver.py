@@ -43,6 +43,7 @@ class Driver:
         self.dut = dut
         self.out_ready: Callable[[], int] = lambda: 1
         self.accepted = False
+        self.key_ready = False
         self.cycles = 0
         self.results: list[Result] = []
         self.held: tuple[int, ...] | None = None
@@ -76,6 +77,7 @@ class Driver:
         await ReadOnly()
         dut = self.dut
         self.accepted = bool(ports.in_valid) and bool(dut.in_ready.value)
+        self.key_ready = bool(dut.key_ready.value)
         if dut.out_valid.value:
             self._observe(bool(ports.out_ready))
         self.cycles += 1
@@ -133,35 +135,28 @@ class Driver:
         """Every job in order, each key loaded while the jobs before it stream."""
         first = len(self.results)
         loads = iter(enumerate(jobs))
-        ready: dict[int, int] = {}
-        loading_until = 0
+        loaded, loading = -1, False  # number of the last live key; whether the next is on its way
         for index, job in enumerate(jobs):
             region, slot = index % 32, index % 16
-            queue = job_beats(job, region)
+            burst = int.from_bytes(job.nonce[8:], "big")
+            queue = [bind_ports(region, job.nonce, slot, 0 if job.encrypt else burst + 1), *job_beats(job, region)]
             queue.reverse()
-            bound = False
             while queue:
-                monitor = Ports()
                 # A slot may be reloaded once its job has left: eight jobs ahead of sixteen slots.
-                if self.cycles >= loading_until and len(ready) - index < 8:
-                    following = next(loads, None)
-                    if following is not None:
-                        number, other = following
-                        monitor = Ports(key_valid=1, key_slot=number % 16, key=int.from_bytes(other.key, "big"))
-                        loading_until = self.cycles + KEY_SETUP_CYCLES + 1
-                        ready[number] = loading_until
-                if self.cycles < ready.get(index, self.cycles + 1):
-                    await self.cycle(monitor)
-                    continue
-                if not bound:
-                    bound = True
-                    burst = int.from_bytes(job.nonce[8:], "big")
-                    binding = bind_ports(region, job.nonce, slot, 0 if job.encrypt else burst + 1)
-                    await self.cycle(_with_key(binding, monitor))
-                    continue
-                await self.cycle(_with_key(queue[-1], monitor))
-                if self.accepted:
+                following = next(loads, None) if not loading and loaded - index < 7 else None
+                ports = queue[-1] if loaded >= index else Ports()
+                if following is not None:
+                    number, other = following
+                    ports = replace(ports, key_valid=1, key_slot=number % 16, key=int.from_bytes(other.key, "big"))
+                offered = queue[-1] if loaded >= index else None
+                await self.cycle(ports)
+                if offered is not None and (self.accepted or offered.bind_valid):
                     queue.pop()
+                if following is not None:
+                    assert self.key_ready, "an idle key port must take a key at once"
+                    loading = True
+                elif loading and self.key_ready:
+                    loaded, loading = loaded + 1, False
         await self.drain()
         return self.results[first:]
 
@@ -185,8 +180,3 @@ def job_beats(job: Job, region: int) -> list[Ports]:
     burst = int.from_bytes(job.nonce[8:], "big")
     return message_beats(encrypt=job.encrypt, region=region, burst=burst, aad=job.aad, data=job.data, tag=job.tag)
 
-
-def _with_key(ports: Ports, monitor: Ports) -> Ports:
-    if not monitor.key_valid:
-        return ports
-    return replace(ports, key_valid=1, key_slot=monitor.key_slot, key=monitor.key)
