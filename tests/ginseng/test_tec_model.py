@@ -6,7 +6,7 @@ import pytest
 from tec_traces import random_trace
 
 from privlib.ginseng.rtl_flow import simulate
-from privlib.ginseng.tec import TecModel
+from privlib.ginseng.tec_model import TecModel
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -22,6 +22,8 @@ HOST = 0
 NONE, BUILDING, READY, DEAD = range(4)
 PHASES = ("none", "building", "ready", "dead")
 MAX_VERSION = 2**32 - 1
+# What a link of the measurement chain says; without it `map(1, 2)` and `share(1), share(2)` would measure the same.
+MAPPED, SHARED, REPORTED = 1, 2, 3
 
 SCALARS = ("running", "scratch")
 ENCLAVE_MAPS = ("phase", "measurement", "key")
@@ -102,7 +104,7 @@ TABLE: tuple[Transition, ...] = (
             put("owner", region, enclave),
             put("content", region, value),
             put("version", region, version[region] + 1),
-            put("measurement", enclave, extend(extend(measurement[enclave], region), value)),
+            put("measurement", enclave, extend(extend(extend(measurement[enclave], MAPPED), region), value)),
         ),
     ),
     Transition(
@@ -112,7 +114,7 @@ TABLE: tuple[Transition, ...] = (
         (
             put("owner", region, enclave),
             put("shared", region, 1),
-            put("measurement", enclave, extend(measurement[enclave], region)),
+            put("measurement", enclave, extend(extend(measurement[enclave], SHARED), region)),
         ),
     ),
     Transition("finalize", ("enclave",), (BY_HOST, IS_BUILDING), (put("phase", enclave, READY),)),
@@ -144,7 +146,7 @@ TABLE: tuple[Transition, ...] = (
         (IS_MINE, Guard("the region is private", shared[region].eq(0)), HAS_VERSIONS),
         (put("content", region, scratch), put("version", region, version[region] + 1)),
     ),
-    Transition("attest", ("nonce",), (BY_ENCLAVE,), reply=extend(measurement[running], nonce)),
+    Transition("attest", ("nonce",), (BY_ENCLAVE,), reply=extend(extend(measurement[running], REPORTED), nonce)),
     Transition("peek", ("region",), (IS_OPEN,), reply=content[region]),
     Transition("poke", ("region", "value"), (IS_OPEN,), (put("content", region, value),)),
     Transition(
