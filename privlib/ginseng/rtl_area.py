@@ -20,8 +20,15 @@ from privlib.files import atomic_path
 from privlib.ginseng.rtl_flow import RTL_DIR, TOP, RtlError, run_tool, sources
 
 AREA_FILE = RTL_DIR / "area.json"
-SCRIPT = "read_verilog -sv {files}; synth_xilinx -family xc7 -noiopad -flatten -top {top}; tee -q -o stat.json stat -hierarchy -json"
-OPEN_CORE = {"design": "BLu85/AES-GCM, AES-128 with key expansion, 128 bits a cycle (as reported)", "lut": 22463, "ff": 4029}
+SCRIPT = (
+    "read_verilog -sv {files}; synth_xilinx -family xc7 -noiopad -flatten -top {top}; "
+    "tee -q -o stat.json stat -hierarchy -json"
+)
+OPEN_CORE = {
+    "design": "BLu85/AES-GCM, AES-128 with key expansion, 128 bits a cycle (as reported)",
+    "lut": 22463,
+    "ff": 4029,
+}
 _LUTS_OF = {"INV": 1, "SRL16E": 1, "SRLC32E": 1, "RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2}
 
 

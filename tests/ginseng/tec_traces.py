@@ -71,7 +71,8 @@ def _monitor(rng: random.Random, rate: float) -> dict[str, int]:
 def random_trace(seed: int, cycles: int) -> list[Ports]:
     """`cycles` cycles: set-up, messages with gaps, back-pressure, broken rules, key changes and resets in mid-stream.
 
-    The trace is open loop: a beat is offered for a few cycles whether or not it is taken, so beats are lost and doubled too.
+    The trace is open loop: a beat is offered for a few cycles whether or not it is taken, so beats are lost and
+    doubled too.
     """
     rng = random.Random(seed)
     stream = _input_stream(rng)

@@ -63,7 +63,7 @@ def test_no_mutant_survives(judgements: list[Judgement]) -> None:
 
 
 def test_equivalent_mutants_are_the_few_expected(judgements: list[Judgement]) -> None:
-    """The on-chip buffers are empty whenever the host calls, so that wiping them again, or showing them, changes nothing."""
+    """The on-chip buffers are empty whenever the host calls: wiping them again, or showing them, changes nothing."""
     equivalent = {(j.mutant.rule, j.mutant.change) for j in judgements if j.equivalent}
     assert equivalent == {("zeroing omitted", "scratch = 0"), ("field leaked", "scratch")}
     assert sum(j.equivalent for j in judgements) == 8

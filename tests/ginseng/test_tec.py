@@ -27,11 +27,14 @@ KEY = bytes(range(16))
 
 def model_with_key(tensor: int, version: int, readable: int = 0) -> TecModel:
     model = TecModel()
-    for ports in [Ports(rst=1), *[Ports()] * REGIONS, Ports(key_valid=1, key=int.from_bytes(KEY, "big")), *[Ports()] * 30]:
+    for ports in [
+        Ports(rst=1),
+        *[Ports()] * REGIONS,
+        Ports(key_valid=1, key=int.from_bytes(KEY, "big")),
+        *[Ports()] * 30,
+    ]:
         model.step(ports)
-    model.step(
-        Ports(bind_valid=1, bind_enable=1, bind_tensor=tensor, bind_version=version, bind_next=readable)
-    )
+    model.step(Ports(bind_valid=1, bind_enable=1, bind_tensor=tensor, bind_version=version, bind_next=readable))
     return model
 
 
@@ -48,13 +51,19 @@ def run(model: TecModel, beats: list[Ports]) -> tuple[bytes, bool, bytes]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(aad=st.lists(st.binary(max_size=40), max_size=4), data=st.lists(st.binary(max_size=60), max_size=5), seed=st.integers(0))
+@given(
+    aad=st.lists(st.binary(max_size=40), max_size=4),
+    data=st.lists(st.binary(max_size=60), max_size=5),
+    seed=st.integers(0),
+)
 def test_any_chunking_equals_one_shot_gcm(aad: list[bytes], data: list[bytes], seed: int) -> None:
     rng = random.Random(seed)
     tensor, version, burst = (rng.getrandbits(32) for _ in range(3))
     whole = AESGCM(KEY).encrypt(burst_nonce(tensor, version, burst), b"".join(data), b"".join(aad))
     text, tag = whole[:-16], whole[-16:]
-    written = run(model_with_key(tensor, version), message_beats(encrypt=True, region=0, burst=burst, aad=aad, data=data))
+    written = run(
+        model_with_key(tensor, version), message_beats(encrypt=True, region=0, burst=burst, aad=aad, data=data)
+    )
     assert written == (text, True, tag)
     beats = message_beats(encrypt=False, region=0, burst=burst, aad=aad, data=[text], tag=tag)
     assert run(model_with_key(tensor, version, 2**32), beats) == (b"".join(data), True, bytes(16))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tec_traces import random_trace
 
 from privlib.ginseng.rtl_flow import simulate
 from privlib.ginseng.tec_model import TecModel
+from tests.ginseng.tec_traces import random_trace
 
 
 @pytest.mark.parametrize("seed", range(4))

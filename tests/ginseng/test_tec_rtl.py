@@ -14,7 +14,7 @@ from cocotb_tools.runner import get_runner
 
 from privlib.ginseng.rtl_flow import TOP, build_cocotb_model, verilator_environment
 
-BENCHES = Path(__file__).parent / "rtl"
+ROOT = str(Path(__file__).parents[2])
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def build() -> Iterator[Path]:
 def run_bench(build: Path, scratch: Path, name: str, count: int) -> None:
     """Runs one bench module; all its `count` tests must pass."""
     # The simulator embeds Python, and the runner hands it this process's path.
-    if str(BENCHES) not in sys.path:
-        sys.path.insert(0, str(BENCHES))
+    if ROOT not in sys.path:
+        sys.path.insert(0, ROOT)
     results = scratch / "results.xml"
     with suppress(SystemExit):  # the runner's way to say that a test failed; the results say it too
         get_runner("verilator").test(
@@ -52,8 +52,8 @@ def run_bench(build: Path, scratch: Path, name: str, count: int) -> None:
 
 
 def test_nist_cavp_vectors(build: Path, tmp_path: Path) -> None:
-    run_bench(build, tmp_path, "bench_cavp", 2)
+    run_bench(build, tmp_path, "tests.ginseng.rtl.bench_cavp", 2)
 
 
 def test_core_behaviour(build: Path, tmp_path: Path) -> None:
-    run_bench(build, tmp_path, "bench_core", 6)
+    run_bench(build, tmp_path, "tests.ginseng.rtl.bench_core", 6)

@@ -1,7 +1,7 @@
 """The small language of the transition table: one interpreter, two meanings (Python integers, z3 terms).
 
-Values are integers and truth values. A state is a set of named fields: single values, and maps from an index (an enclave
-or a region) to a value. Expressions have no effects.
+Values are integers and truth values. A state is a set of named fields: single values, and maps from an index (an
+enclave or a region) to a value. Expressions have no effects.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Monitor:
 
     def __init__(self, table: Sequence[Transition] = TABLE) -> None:
         self._calls = {transition.name: transition for transition in table}
-        self.state: dict[str, Any] = {name: 0 for name in SCALARS} | {name: {} for name in MAPS}
+        self.state: dict[str, Any] = dict.fromkeys(SCALARS, 0) | {name: {} for name in MAPS}
 
     def call(self, name: str, **arguments: int) -> Reply:
         """Performs a call for whoever runs (`running`; 0 is the host); a refused call changes nothing."""

@@ -7,8 +7,8 @@
 | zeroing omitted | every update that wipes |
 | field leaked | every call and secret field: the call's reply becomes that field, at an index the caller chooses |
 
-Each mutant is found (an obligation is refuted) or shown by z3 to do the same as the table in every state that satisfies the
-invariants; anything else, `unknown` included, is a survivor.
+Each mutant is found (an obligation is refuted) or shown by z3 to do the same as the table in every state that
+satisfies the invariants; anything else, `unknown` included, is a survivor.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ counterexample, `unknown` counts as failure. Enclaves and regions are any intege
 them: claims about all enclaves or regions are shown for an arbitrary one, and the invariants assumed of the few indices
 that the call names. Assuming fewer instances only makes a proof harder, never wrong.
 
-Noninterference is stated for an observer d (an enclave, or 0 for the host). d sees: who runs; every enclave's phase and
-measurement; every region's owner, version and whether it is shared; the content of regions that it owns, that are shared
-or free; its own key; the on-chip buffers while it runs or nobody does; replies to its own calls, refusals included. Two
-states that look the same to d, given the same call (with any secret arguments, where d is not the caller), must look the
-same to d afterwards, and d must get the same reply. What an enclave itself writes into shared memory (`poke`) is its own
-decision and thus a public argument. Not in the model: time, power, the accelerator's arithmetic, that AES-GCM hides what
-it encrypts.
+Noninterference is stated for an observer d (an enclave, or 0 for the host). d sees: who runs; every enclave's phase
+and measurement; every region's owner, version and whether it is shared; the content of regions that it owns, that are
+shared or free; its own key; the on-chip buffers while it runs or nobody does; replies to its own calls, refusals
+included. Two states that look the same to d, given the same call (with any secret arguments, where d is not the
+caller), must look the same to d afterwards, and d must get the same reply. What an enclave itself writes into shared
+memory (`poke`) is its own decision and thus a public argument. Not in the model: time, power, the accelerator's
+arithmetic, that AES-GCM hides what it encrypts.
 
 The monitor's transition model is machine-checked; the code of a real monitor, its hardware and its boot are not.
 """
@@ -41,6 +41,7 @@ from privlib.ginseng.monitor.table import (
     TABLE,
     Transition,
 )
+
 
 class ProofError(PrivlibError):
     """A proof was asked for something that the obligation is not."""
@@ -127,7 +128,9 @@ def invariants(s: State, e: Any, r: Any) -> dict[str, Any]:
         "only a ready enclave has a key": z3.Or(s["key"][e] == 0, phase[e] == READY),
         "an owner has existed": z3.Or(owner[r] == HOST, phase[owner[r]] != NONE),
         "a shared region has an owner": z3.Or(s["shared"][r] == 0, owner[r] != HOST),
-        "only a living enclave has a measurement": z3.Or(s["measurement"][e] == 0, phase[e] == BUILDING, phase[e] == READY),
+        "only a living enclave has a measurement": z3.Or(
+            s["measurement"][e] == 0, phase[e] == BUILDING, phase[e] == READY
+        ),
         "versions stay in range": z3.And(s["version"][r] >= 0, s["version"][r] <= MAX_VERSION),
     }
 
@@ -148,7 +151,11 @@ def two_state(name: str, t: Step, e: Any, r: Any) -> dict[str, Any]:
         ),
         "versions never fall": b["version"][r] >= a["version"][r],
         "private content changes only under a new version": z3.Or(
-            same["content"], owner == HOST, a["shared"][r] != 0, b["owner"][r] != owner, b["version"][r] > a["version"][r]
+            same["content"],
+            owner == HOST,
+            a["shared"][r] != 0,
+            b["owner"][r] != owner,
+            b["version"][r] > a["version"][r],
         ),
         "nobody else changes what an enclave owns": z3.Or(
             owner == HOST,
@@ -235,7 +242,9 @@ def _assume(t: Step, *others: Any) -> tuple[Any, ...]:
 def obligations(table: Sequence[Transition] = TABLE) -> Iterator[Obligation]:
     """Every obligation of a table, cheapest first."""
     e, r, d = z3.Int("any_enclave"), z3.Int("any_region"), z3.Int("observer")
-    zero: State = {name: z3.K(z3.IntSort(), z3.IntVal(0)) if name in MAPS else z3.IntVal(0) for name in (*SCALARS, *MAPS)}
+    zero: State = {
+        name: z3.K(z3.IntSort(), z3.IntVal(0)) if name in MAPS else z3.IntVal(0) for name in (*SCALARS, *MAPS)
+    }
     for claim, goal in invariants(zero, e, r).items():
         yield Obligation("(start)", claim, (), goal, ())
     for transition in table:
@@ -276,9 +285,7 @@ def check(obligation: Obligation, timeout_seconds: float = 20) -> Outcome:
     return Outcome(obligation, verdict, seconds)
 
 
-def prove_all(
-    table: Sequence[Transition] = TABLE, progress: Callable[[Outcome], None] | None = None
-) -> list[Outcome]:
+def prove_all(table: Sequence[Transition] = TABLE, progress: Callable[[Outcome], None] | None = None) -> list[Outcome]:
     """Outcome of every obligation; a table is proved when all verdicts are "proved"."""
     outcomes = []
     for obligation in obligations(table):

@@ -1,13 +1,13 @@
 """The Secure OS monitor as one transition table: every call, its guards, its updates, its reply.
 
-The accelerator's monitor separates enclaves (tenants of the accelerator) from each other and from the host, which drives
-the device but is not trusted. Caller 0 is the host; any other caller is the enclave that is running. A call whose guards
-do not all hold changes nothing and answers with the first guard that failed.
+The accelerator's monitor separates enclaves (tenants of the accelerator) from each other and from the host, which
+drives the device but is not trusted. Caller 0 is the host; any other caller is the enclave that is running. A call
+whose guards do not all hold changes nothing and answers with the first guard that failed.
 
 State: `running`; per enclave `phase`, `measurement`, `key`; per region of device memory `owner`, `shared`, `content`,
-`version`; `scratch`, the accelerator's on-chip buffers. An enclave's number is never used twice: a destroyed one stays
-dead, and its regions wait for `reclaim`. Memory that an enclave owns and does not share lies encrypted under its key; the
-`version` is what the Tensor Encryption Core puts into the nonce.
+`version`; `scratch`, the accelerator's on-chip buffers. An enclave's number is never used twice: a destroyed one
+stays dead, and its regions wait for `reclaim`. Memory that an enclave owns and does not share lies encrypted under
+its key; the `version` is what the Tensor Encryption Core puts into the nonce.
 
 The executable monitor (machine.py) and the proofs (proofs.py) both read this table; neither repeats it.
 """
@@ -32,6 +32,9 @@ MAPS = ENCLAVE_MAPS + REGION_MAPS
 SECRETS = ("content", "key", "scratch")
 
 
+NO_REPLY = lift(0)
+
+
 @dataclass(frozen=True)
 class Guard:
     """A condition under which the call is served; `owner_check` marks those about who owns what."""
@@ -43,7 +46,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Update:
-    """`field[index]` (or `field`) becomes `value`, computed from the state before; `zeroing` marks the wiping of a secret."""
+    """`field[index]` (or `field`) becomes `value`, computed from the state before; `zeroing`: it wipes a secret."""
 
     field: str
     index: Expr | None
@@ -62,7 +65,7 @@ class Transition:
     arguments: tuple[str, ...]
     guards: tuple[Guard, ...]
     updates: tuple[Update, ...] = ()
-    reply: Expr = lift(0)
+    reply: Expr = NO_REPLY
     secrets: tuple[str, ...] = ()
 
 

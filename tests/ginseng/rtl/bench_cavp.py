@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import cocotb
-from gcm_vectors import load
-from tec_driver import Driver, Job
+
+from tests.ginseng.rtl.gcm_vectors import load
+from tests.ginseng.rtl.tec_driver import Driver, Job
 
 
 @cocotb.test()
@@ -28,7 +29,7 @@ async def encryption_vectors(dut: Any) -> None:
 
 @cocotb.test()
 async def decryption_vectors(dut: Any) -> None:
-    """Whole tags: plaintext and verdict. Shortened tags: always refused by the core, judged here by the full tag's prefix."""
+    """Whole tags: plaintext and verdict. Shortened tags: refused by the core, judged here by the prefix."""
     vectors = list(load("gcmDecrypt128.rsp"))
     assert len(vectors) == 2625 and sum(len(vector.tag) == 16 for vector in vectors) == 375
     driver = Driver(dut)

@@ -1,4 +1,4 @@
-"""NIST CAVP vectors for AES-128-GCM (CAVS 14.0, gcmEncryptExtIV128.rsp and gcmDecrypt128.rsp), as cryptography-vectors ships them."""
+"""NIST CAVP vectors for AES-128-GCM (gcmEncryptExtIV128.rsp, gcmDecrypt128.rsp), by cryptography-vectors."""
 
 from __future__ import annotations
 

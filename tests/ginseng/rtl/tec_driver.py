@@ -120,10 +120,12 @@ class Driver:
             await self.cycle(Ports())
 
     async def bind(self, region: int, nonce: bytes, slot: int, readable: int = 0) -> None:
-        """Binds a region to the tensor and version of a nonce; bursts below `readable` may be read, the others written."""
+        """Binds a region to a nonce's tensor and version; bursts below `readable` may be read, others written."""
         await self.cycle(bind_ports(region, nonce, slot, readable))
 
-    async def burst(self, *, encrypt: bool, region: int, burst: int, aad: bytes, data: bytes, tag: bytes = bytes(16)) -> Result:
+    async def burst(
+        self, *, encrypt: bool, region: int, burst: int, aad: bytes, data: bytes, tag: bytes = bytes(16)
+    ) -> Result:
         """One whole message, alone."""
         before = len(self.results)
         await self.send(message_beats(encrypt=encrypt, region=region, burst=burst, aad=[aad], data=[data], tag=tag))
@@ -179,4 +181,3 @@ def job_beats(job: Job, region: int) -> list[Ports]:
     """Beats of a job; a tag of other than 16 bytes is offered as that many bytes."""
     burst = int.from_bytes(job.nonce[8:], "big")
     return message_beats(encrypt=job.encrypt, region=region, burst=burst, aad=job.aad, data=job.data, tag=job.tag)
-
