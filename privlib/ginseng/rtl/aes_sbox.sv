@@ -5,6 +5,7 @@ module aes_sbox (
     input  logic [7:0] a,
     output logic [7:0] y
 );
+  /* verilator no_inline_module */  // compiled once, not 164 times
   logic [7:0] table_rom[256];
 
   initial begin
