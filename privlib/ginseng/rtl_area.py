@@ -1,8 +1,8 @@
 """Area of the Tensor Encryption Core on a 7-series part, by yosys: `python -m privlib.ginseng.rtl_flow area`.
 
 Synthesis only: nothing is placed or routed, so the clock is not measured. Look-up tables are counted as the part counts
-them: LUT1-6 and inverters one each, SRL16E one, RAM32M four; MUXF7, MUXF8 and CARRY4 are part of the slices and counted
-apart. The S-box and the blocks below are synthesised with their boundaries kept.
+them: LUT1-6 and inverters one each, SRL16E one, RAM32M four; MUXF7, MUXF8 and CARRY4 are part of the slices and not
+counted. The S-box and the blocks below are synthesised with their boundaries kept.
 """
 
 from __future__ import annotations
