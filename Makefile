@@ -29,8 +29,8 @@ report: data  ## the notebooks in the quick profile, then results/report/index.h
 test: lint  ## lint, types and every test but the long counts
 	@$(BIN)/python -m pytest -m "not soak"
 
-soak: env  ## the long counts: fuzzing, kills, launches, whole downloads
-	@$(BIN)/python -m pytest -m soak
+soak: env  ## the long counts: fuzzing, kills, launches, whole downloads; they leave a record
+	@$(BIN)/python -m pytest -m soak --record
 
 lab: env  ## JupyterLab on the notebooks, with this environment's kernel
 	@$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)/notebooks" $(LAB_OPTIONS)
