@@ -1,4 +1,4 @@
-"""`pytest --record`: the run leaves a record of its own, as a benchmark named `soak`, which the report shows (`make soak`)."""
+"""`pytest --record`: the run leaves a record as a benchmark named `soak`, which the report shows (`make soak`)."""
 
 import re
 from collections.abc import Iterator
