@@ -1,4 +1,4 @@
-"""Weight gradients of a convolution, direct, register-tiled: per example, or summed over the batch with a factor for each example.
+"""Weight gradients of a convolution, direct, register-tiled: per example, or summed with a factor for each example.
 
 D[n, ky, kx, c, o] = Σ_{y,x} X[n, y·s + ky·d − p, x·s + kx·d − p, c] · g[n, y, x, o]
 
@@ -148,7 +148,7 @@ def _gradient_rows(
 ) -> Any:
     """A scratch copy of `rows` rows of g, times the example's factor if there is one.
 
-    Channels are padded: the last vector of a narrow block may reach past them, and what it computes there is not stored.
+    Channels are padded: the last vector of a narrow block may reach past them, and nothing of that is stored.
     """
     copy = kernel.scratch((rows, shape.out_width, shape.c_out + kernel.lanes))
 
