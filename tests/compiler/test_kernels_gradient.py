@@ -50,7 +50,7 @@ def operands(shape: Conv2d, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def call(function: object, inputs: list[np.ndarray], *shapes: tuple[int, ...]) -> list[np.ndarray]:
     """Run a kernel with any number of outputs, all of it between guard bands."""
-    guarded = [Guarded(array, np.nan) for array in inputs]
+    guarded = [Guarded(array, np.nan if array.dtype.kind == "f" else -1) for array in inputs]
     outputs = [Guarded(np.full(shape, np.nan, inputs[0].dtype), SENTINEL) for shape in shapes]
     function(*(each.tensor() for each in (*guarded, *outputs)))  # type: ignore[operator]
     for each in (*guarded, *outputs):

@@ -21,6 +21,34 @@ def _gelu_tanh(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expressio
     return kernel.constant(0.5) * x[0] * (kernel.constant(1.0) + T.tanh(inner))
 
 
+def _gelu_gradient(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expression:
+    """(g, x): g·(Φ(x) + x·φ(x)) with the normal distribution and its density."""
+    half, one = kernel.constant(0.5), kernel.constant(1.0)
+    density = kernel.constant(1 / math.sqrt(2 * math.pi)) * T.exp(-half * x[1] * x[1])
+    return x[0] * (half * (one + T.erf(x[1] * kernel.constant(math.sqrt(0.5)))) + x[1] * density)
+
+
+def _gelu_tanh_gradient(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expression:
+    """(g, x): with t = tanh(u(x)), g·(½(1 + t) + ½·x·(1 − t²)·u′(x))."""
+    half, one = kernel.constant(0.5), kernel.constant(1.0)
+    root, cubic = kernel.constant(math.sqrt(2 / math.pi)), kernel.constant(0.044715)
+    square = x[1] * x[1]
+    t = T.Bind(T.tanh(root * (x[1] + cubic * square * x[1])))
+    slope = root * (one + kernel.constant(3 * 0.044715) * square)
+    return x[0] * (half * (one + t) + half * x[1] * (one - t * t) * slope)
+
+
+def _relu_gradient(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expression:
+    """(g, y): g where the output is positive (or NaN, as in PyTorch)."""
+    zero = kernel.constant(0.0, lanes)
+    return T.Select(x[1] <= zero, zero, x[0])
+
+
+def _relu6_gradient(kernel: Kernel, lanes: int, x: Sequence[Expression]) -> Expression:
+    zero, six = kernel.constant(0.0, lanes), kernel.constant(6.0, lanes)
+    return T.Select(T.Or(x[1] <= zero, x[1] >= six), zero, x[0])
+
+
 # name -> formula; those in _SCALAR call the math library one element at a time
 FORMULAS: dict[str, Formula] = {
     "relu": lambda k, lanes, x: T.max(k.constant(0.0, lanes), x[0]),
@@ -34,8 +62,15 @@ FORMULAS: dict[str, Formula] = {
     "sigmoid": lambda k, lanes, x: k.constant(1.0) / (k.constant(1.0) + T.exp(-x[0])),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    # gradients take (g, the forward's output), those of GELU (g, the forward's input)
+    "relu_gradient": _relu_gradient,
+    "relu6_gradient": _relu6_gradient,
+    "tanh_gradient": lambda k, lanes, x: x[0] * (k.constant(1.0, lanes) - x[1] * x[1]),
+    "sigmoid_gradient": lambda k, lanes, x: x[0] * x[1] * (k.constant(1.0, lanes) - x[1]),
+    "gelu_gradient": _gelu_gradient,
+    "gelu_tanh_gradient": _gelu_tanh_gradient,
 }
-_SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "sqrt"})
+_SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "sqrt", "gelu_gradient", "gelu_tanh_gradient"})
 
 
 def elementwise(
