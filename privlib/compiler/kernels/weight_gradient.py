@@ -11,6 +11,7 @@ output are taken in blocks whose X and g stay in the L1 cache while all taps and
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from privlib.compiler.kernels.builder import Expression, Kernel, for_tiles, register_tile
@@ -40,7 +41,7 @@ def weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> "
     with kernel.function():
         x = kernel.argument("x", input_shape(shape, False))
         g = kernel.argument("g", (shape.batch, shape.out_height, shape.out_width, shape.c_out))
-        factors = kernel.argument("factors", (shape.batch,)) if mode == "summed" else None
+        factors: Any = kernel.argument("factors", (shape.batch,)) if mode == "summed" else None
         many = {"kept": (shape.batch, *one), "norm": None, "summed": (cores, *one)}[mode]
         target = kernel.argument("gradient", many) if many else None
         norms = kernel.argument("squared_norms", (shape.batch,)) if mode != "summed" else None
@@ -50,7 +51,13 @@ def weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> "
                 _zero(kernel, target, core, one)
                 with T.serial(share) as step:
                     image = T.Bind(core * share + step)
-                    with T.If(image < shape.batch), T.Then():
+                    # the factor is read only where there is an image; zero leaves the example out, NaN and all
+                    with (
+                        T.If(image < shape.batch),
+                        T.Then(),
+                        T.If(tirx.NE(factors[image], kernel.constant(0.0))),
+                        T.Then(),
+                    ):
                         _accumulate(kernel, shape, x, g, image, target, core, factors)
         else:
             with T.parallel(shape.batch) as image:
