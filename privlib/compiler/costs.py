@@ -36,3 +36,24 @@ def choose_conv(machine: Machine, dtype: str, shape: Conv2d) -> str:
     if winograd.applies(shape) and winograd_cycles(machine, dtype, shape) < direct_cycles(machine, dtype, shape):
         return "winograd"
     return "direct"
+
+
+def gram_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
+    """Two symmetric Gram matrices, half of each, and the shifted views of one of them."""
+    lanes = machine.lanes(dtype)
+    positions, pixels = shape.out_height * shape.out_width, shape.height * shape.width
+    products = (pixels**2 * shape.c_in + positions**2 * shape.c_out) / 2
+    additions = shape.kernel[0] * shape.kernel[1] * positions**2 / 2
+    return shape.batch * (products / FMA_PER_CYCLE + additions) / lanes
+
+
+def choose_norm(machine: Machine, dtype: str, shape: Conv2d) -> str:
+    """"goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
+    if shape.groups > 1:
+        return "instantiate"
+    if shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1):
+        return "goodfellow"
+    lanes = machine.lanes(dtype)
+    weights = shape.kernel[0] * shape.kernel[1] * shape.c_in * shape.c_out
+    instantiate = shape.flops / 2 / lanes / FMA_PER_CYCLE + shape.batch * weights / lanes
+    return "gram" if gram_cycles(machine, dtype, shape) < instantiate else "instantiate"

@@ -5,6 +5,7 @@ Every activation with spatial axes is (batch, height, width, channels); weights 
 shapes are those of `state_dict()`. Operators print in a stage's IR as `privlib.NAME` with their attributes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,14 +29,21 @@ def dtype_of(expression: relax.Expr) -> str:
     return str(expression.ty.dtype)
 
 
-def _register(name: str, infer: Callable[[Sequence[relax.Expr], Attributes], tuple[int, ...]]) -> None:
+Shape = tuple[int, ...]
+
+
+def _register(name: str, infer: Callable[[Sequence[relax.Expr], Attributes], Shape | list[Shape]]) -> None:
+    """Register an operator whose results have the first argument's type; a list of shapes is a tuple of results."""
     full = f"privlib.{name}"
     if full in ir.Op.list_op_names():
         return
     ir._ffi_api.RegisterOp(full, f"see {__name__}")
 
-    def infer_type(call: relax.Call, _context: object) -> relax.TensorType:
-        return relax.TensorType(infer(call.args, call.attrs), dtype_of(call.args[0]))
+    def infer_type(call: relax.Call, _context: object) -> relax.Type:
+        shapes, dtype = infer(call.args, call.attrs), dtype_of(call.args[0])
+        if isinstance(shapes, list):
+            return relax.TupleType([relax.TensorType(shape, dtype) for shape in shapes])
+        return relax.TensorType(shapes, dtype)
 
     ir.register_op_attr(full, "FInferType", infer_type)
     ir.register_op_attr(full, "FPurity", True)
@@ -89,6 +97,40 @@ _register("elementwise", lambda args, _: shape_of(args[0]))
 _register("spatial_mean", lambda args, _: (shape_of(args[0])[0], shape_of(args[0])[-1]))
 
 
+def site_shape(x: Sequence[int], g: Sequence[int], a: Attributes) -> Conv2d:
+    """Geometry of the convolution whose input and output gradient these are; a linear layer is a 1×1 convolution."""
+    if "kernel" not in a:
+        rows = math.prod(x[1:-1])
+        return Conv2d(x[0], 1, rows, x[-1], g[-1], (1, 1))
+    kernel = [int(v) for v in a["kernel"]]
+    return conv_shape(x, (g[3], x[3] // int(a["groups"]), *kernel), a)
+
+
+def _infer_weight_sum(args: Sequence[relax.Expr], a: Attributes) -> Shape:
+    shape = site_shape(shape_of(args[0]), shape_of(args[1]), a)
+    weight = (shape.c_out, shape.c_in // shape.groups)
+    return (*weight, *shape.kernel) if "kernel" in a else weight
+
+
+def _infer_norm_gradient(args: Sequence[relax.Expr], a: Attributes) -> list[Shape]:
+    norm = norm_shape(shape_of(args[0]), a)
+    return [norm.shape, (norm.rows, norm.shape[-1]), (norm.rows, norm.shape[-1])]
+
+
+_register("cross_entropy", lambda args, _: [shape_of(args[0])[:1], shape_of(args[0])])
+_register("conv2d_data_gradient", lambda _, a: tuple(int(v) for v in a["input"]))
+_register("dense_data_gradient", lambda args, _: (*shape_of(args[0])[:-1], shape_of(args[1])[1]))
+_register("norm_gradient", _infer_norm_gradient)
+_register("pool2d_gradient", lambda args, _: shape_of(args[0]))
+_register("spatial_mean_gradient", lambda _, a: tuple(int(v) for v in a["input"]))
+_register("position_sums", lambda args, _: (shape_of(args[0])[0], shape_of(args[0])[-1]))
+_register("row_squares", lambda args, _: shape_of(args[0])[:1])
+_register("weight_norm", lambda args, _: shape_of(args[0])[:1])
+_register("clip", lambda args, _: [shape_of(args[0]), shape_of(args[0])])
+_register("weight_sum", _infer_weight_sum)
+_register("factor_sum", lambda args, _: shape_of(args[0])[1:])
+
+
 def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call:
     """A call of `privlib.NAME`.
 
@@ -99,5 +141,14 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     pool2d(x): kind, kernel, stride, padding, dilation, count_include_pad
     elementwise(x, …): formula; an argument of one axis is per channel
     spatial_mean(x)
+
+    and of a training step, with g the gradient of an output:
+    cross_entropy(logits, labels) → (losses, gradient)
+    conv2d_data_gradient(g, weight): conv2d's, and input (a shape); dense_data_gradient(g, weight)
+    norm_gradient(x, gamma, g) → (dx, dgamma and dbeta of each row); pool2d_gradient(x, g); spatial_mean_gradient(g): input
+    position_sums(g) (batch, channels); row_squares(v) (batch,)
+    weight_norm(x, g): strategy, and for a convolution kernel and conv2d's → squared norm of each example's gradient
+    clip(squares…, mask): clipping, bound → (squared norms, factors)
+    weight_sum(x, g, factors): as weight_norm → weighted sum, shaped as the weight; factor_sum(v, factors) (channels,)
     """
     return relax.Call(ir.Op.get(f"privlib.{name}"), list(args), tvm.ir.make_node("ir.DictAttrs", **attributes))

@@ -12,7 +12,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from privlib.compiler import costs, dialect
+from privlib.compiler import costs, dialect, lower_gradients
 from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
 from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, winograd
 from privlib.compiler.kernels.conv_direct import Epilogue
@@ -23,10 +23,12 @@ from privlib.compiler.target import Machine
 
 def lower(module: tvm.IRModule, machine: Machine) -> tvm.IRModule:
     """The pass: main in the dialect → main of call_tir, with the kernels beside it in the module."""
-    return _Lowering(module["main"], machine).run()
+    return Lowering(module["main"], machine).run()
 
 
-class _Lowering:
+class Lowering:
+    """The state of the pass, and a method for each operator of inference; `lower_gradients` has those of training."""
+
     def __init__(self, main: relax.Function, machine: Machine) -> None:
         self.main, self.machine, self.builder = main, machine, relax.BlockBuilder()
         self.values: dict[relax.Var, relax.Expr] = {}
@@ -46,6 +48,8 @@ class _Lowering:
     def get(self, expression: relax.Expr) -> relax.Expr:
         if isinstance(expression, relax.Tuple):
             return relax.Tuple([self.get(part) for part in expression.fields])
+        if isinstance(expression, relax.TupleGetItem):
+            return relax.TupleGetItem(self.get(expression.tuple_value), expression.index)
         return self.values.get(expression, expression) if isinstance(expression, relax.Var) else expression
 
     def visit(self, value: relax.Expr) -> relax.Expr:
@@ -55,13 +59,24 @@ class _Lowering:
         name = str(value.op.name)
         if not name.startswith("privlib."):
             return relax.Call(value.op, args, value.attrs, value.ty_args)
-        return getattr(self, name.removeprefix("privlib."))(args, value)
+        short = name.removeprefix("privlib.")
+        if hasattr(self, short):
+            return getattr(self, short)(args, value)
+        return lower_gradients.LOWERINGS[short](self, args, value)
 
     def call_kernel(
         self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shape: Sequence[int]
     ) -> relax.Expr:
         kernel = self.builder.add_func(function, name)
         return relax.call_tir(kernel, list(args), out_ty=relax.TensorType(tuple(shape), dtype_of(args[0])))
+
+    def call_kernels(
+        self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shapes: Sequence[Sequence[int]]
+    ) -> relax.Expr:
+        """A kernel with several results."""
+        kernel = self.builder.add_func(function, name)
+        types = [relax.TensorType(tuple(shape), dtype_of(args[0])) for shape in shapes]
+        return relax.call_tir(kernel, list(args), out_ty=types)
 
     def conv2d(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         shape = dialect.conv_shape(shape_of(args[0]), shape_of(args[1]), call.attrs)

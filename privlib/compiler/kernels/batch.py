@@ -107,7 +107,7 @@ def row_squares(machine: Machine, dtype: str, shape: Sequence[int]) -> "tvm.tirx
 
 
 def scale_rows(machine: Machine, dtype: str, shape: Sequence[int], only_select: bool) -> "tvm.tirx.PrimFunc":
-    """(B, …), factors (B,) → each row times its factor (just kept, where only_select); zero where the factor is zero."""
+    """(B, …), factors (B,) → rows times their factors (just kept, if only_select); zero where the factor is zero."""
     kernel, batch, size = Kernel(machine, dtype), shape[0], math.prod(shape[1:])
     with kernel.function():
         whole, factors = kernel.argument("input", shape), kernel.argument("factors", (batch,))
