@@ -47,14 +47,17 @@ class Value:
     channels: relax.Expr | None = None
 
 
-def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
-    """The pass: main(input NCHW or (B, features…), parameters…) → the same function in the dialect."""
-    return _Canonicalizer(module["main"]).run()
+def canonicalize(module: tvm.IRModule, precision: str = "float32") -> tvm.IRModule:
+    """The pass: main(input NCHW or (B, features…), parameters…) → the same function in the dialect.
+
+    precision "float64" retypes input and parameters: the same passes and kernels on another type, for verification.
+    """
+    return _Canonicalizer(module["main"], precision).run()
 
 
 class _Canonicalizer:
-    def __init__(self, main: relax.Function) -> None:
-        self.main = main
+    def __init__(self, main: relax.Function, precision: str) -> None:
+        self.main, self.precision = main, precision
         self.builder = relax.BlockBuilder()
         self.values: dict[relax.Var, Value | list[Value]] = {}
         self.linear_weights: dict[relax.Var, relax.Expr] = {}  # permuted weight -> weight
@@ -77,7 +80,8 @@ class _Canonicalizer:
     def run(self) -> tvm.IRModule:
         blocks = self.main.body.blocks
         bindings = [binding for block in blocks for binding in block.bindings]
-        parameters = [relax.Var(p.name, p.ty) for p in self.main.params]
+        types = [relax.TensorType(shape_of(p), self.precision) for p in self.main.params]
+        parameters = [relax.Var(p.name, each) for p, each in zip(self.main.params, types, strict=True)]
         for old, new in zip(self.main.params, parameters, strict=True):
             self.values[old] = Value(new)
         with self.builder.function("main", parameters, attrs={"num_input": 1}):

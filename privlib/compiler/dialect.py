@@ -145,7 +145,8 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     and of a training step, with g the gradient of an output:
     cross_entropy(logits, labels) → (losses, gradient)
     conv2d_data_gradient(g, weight): conv2d's, and input (a shape); dense_data_gradient(g, weight)
-    norm_gradient(x, gamma, g) → (dx, dgamma and dbeta of each row); pool2d_gradient(x, g); spatial_mean_gradient(g): input
+    norm_gradient(x, gamma, g) → (dx, dgamma and dbeta of each row)
+    pool2d_gradient(x, g); spatial_mean_gradient(g): input
     position_sums(g) (batch, channels); row_squares(v) (batch,)
     weight_norm(x, g): strategy, and for a convolution kernel and conv2d's → squared norm of each example's gradient
     clip(squares…, mask): clipping, bound → (squared norms, factors)

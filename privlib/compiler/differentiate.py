@@ -1,12 +1,12 @@
-"""Reverse mode with per-example clipping: forward dialect → one pass forward, one back, every gradient clipped and summed.
+"""Reverse mode with per-example clipping: one pass forward, one back, every example's gradient clipped and summed.
 
 The result is main(input, labels int64 (B,), mask (B,) of 0 and 1, parameters…) →
 (losses (B,), squared gradient norms (B,), factors (B,), the weighted gradient sum of each trainable parameter…).
 
-The data path is differentiated once. Where a parameter is used, the pair (input, output gradient) is kept – never a gradient of
-an example – and serves twice: for the squared norm of each example's gradient (`weight_norm`, the custom operator after
-Goodfellow 2015), and, once all norms have given the clip factors, for the sum of the scaled gradients (`weight_sum`). The
-number of operators therefore does not depend on the batch (book-keeping, Bu et al. 2023, arXiv 2210.00038).
+The data path is differentiated once. Where a parameter is used, the pair (input, output gradient) is kept – never an
+example's gradient – and serves twice: for the squared norm of each example's gradient (`weight_norm`, the custom
+operator after Goodfellow 2015), and, once all norms have given the clip factors, for the sum of the scaled gradients
+(`weight_sum`). The number of operators does not depend on the batch (book-keeping, Bu et al. 2023, arXiv 2210.00038).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -60,17 +60,21 @@ class _Differentiator:
         self.values: dict[relax.Var, relax.Expr] = {}
         self.gradients: dict[relax.Var, relax.Expr] = {}
         self.sites: dict[relax.Var, Site] = {}
+        self.batch = shape_of(main.params[0])[0]
+        # values whose memory is one block after another of the examples, in order
+        self.by_examples: set[relax.Var] = set()
 
     def run(self) -> tvm.IRModule:
         source, *parameters = (relax.Var(p.name, p.ty) for p in self.main.params)
         self.values.update(zip(self.main.params, [source, *parameters], strict=True))
-        batch, dtype = shape_of(source)[0], dtype_of(source)
-        labels = relax.Var("labels", relax.TensorType((batch,), "int64"))
-        mask = relax.Var("mask", relax.TensorType((batch,), dtype))
+        self.by_examples = {self.main.params[0]}
+        labels = relax.Var("labels", relax.TensorType((self.batch,), "int64"))
+        mask = relax.Var("mask", relax.TensorType((self.batch,), dtype_of(source)))
         bindings = [binding for block in self.main.body.blocks for binding in block.bindings]
         with self.builder.function("main", [source, labels, mask, *parameters], attrs={"num_input": 3}):
             with self.builder.dataflow():
                 for binding in bindings:
+                    self.follow_examples(binding)
                     self.values[binding.var] = self.builder.emit(self.forward(binding.value))
                 losses, start = self.pair(self.emit("cross_entropy", [self.values[self.main.body.body], labels]))
                 self.gradients[self.main.body.body] = start
@@ -81,8 +85,28 @@ class _Differentiator:
             self.builder.emit_func_output(output)
         return self.builder.get()
 
+    def follow_examples(self, binding: relax.Binding) -> None:
+        """Every value computed from the input must keep the examples apart and in order; anything else is refused.
+
+        The dialect's operators do, and so does any reshape: it leaves memory alone. A permutation must leave axis 0.
+        """
+        value = binding.value
+        operands = value.args if isinstance(value, relax.Call) else [value]
+        if not any(isinstance(arg, relax.Var) and arg in self.by_examples for arg in operands):
+            return
+        name = str(value.op.name) if isinstance(value, relax.Call) else "relax.reshape"
+        kept = name.startswith("privlib.") or name == "relax.reshape"
+        if name == "relax.permute_dims":
+            kept = int(value.attrs.axes[0]) == 0 and shape_of(operands[0])[0] == self.batch
+        if not kept:
+            raise UnsupportedOperatorError(
+                f"operator {name} may mix the examples of a batch, so a gradient per example is not known; "
+                "keep the batch as the first axis and use supported layers"
+            )
+        self.by_examples.add(binding.var)
+
     def forward(self, value: relax.Expr) -> relax.Expr:
-        """The same operator on translated operands; a convolution reads its input channel-last, as its gradient will."""
+        """The same operator on translated operands; a convolution reads its input channel-last."""
         if not isinstance(value, relax.Call):
             return self.get(value)
         args, attributes = [self.get(arg) for arg in value.args], value.attrs
@@ -121,12 +145,12 @@ class _Differentiator:
             self.add_gradient(value, g)
             return
         if not isinstance(value, relax.Call):
-            raise UnsupportedOperatorError(f"{type(value).__name__} has no gradient here; the model should return one tensor")
+            raise UnsupportedOperatorError(f"{type(value).__name__} has no gradient; return one tensor")
         name = str(value.op.name).removeprefix("privlib.").replace(".", "_")
         handler = getattr(self, f"back_{name}", None)
         if handler is None:
             raise UnsupportedOperatorError(
-                f"operator {value.op.name} has no gradient; express it with supported layers, or freeze what is before it"
+                f"operator {value.op.name} has no gradient; use supported layers, or freeze what is before it"
             )
         handler(value, result, g)
 
@@ -149,8 +173,8 @@ class _Differentiator:
             self.add_gradient(call.args[0], self.emit("elementwise", [g, seen], formula=f"{formula}_gradient"))
         else:
             raise UnsupportedOperatorError(
-                f"elementwise {formula} of a parameter has no per-example gradient here (evaluation-mode BatchNorm is one: "
-                "use GroupNorm, which normalizes each example by itself)"
+                f"elementwise {formula} of a parameter has no per-example gradient here (BatchNorm in evaluation mode "
+                "is one: use GroupNorm, which normalizes each example by itself)"
             )
 
     def back_pool2d(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
@@ -187,8 +211,7 @@ class _Differentiator:
         g = self.before_epilogue(call, result, g)
         self.weight_site(call.args[1], self.get(call.args[0]), g, {})
         if call.attrs["bias"]:
-            single = len(shape_of(g)) == 2
-            self.vector_site(call.args[2], g if single else self.emit("position_sums", [g]))
+            self.vector_site(call.args[2], self.summed_positions(g))
         if self.wants_gradient(call.args[0]):
             self.add_gradient(call.args[0], self.emit("dense_data_gradient", [g, self.get(call.args[1])]))
 
@@ -198,20 +221,26 @@ class _Differentiator:
         args = [self.get(call.args[0]), self.get(call.args[1]), g]
         dx, *rows = self.pair(self.emit("norm_gradient", args, **attributes))
         for parameter, each in zip(call.args[1:3], rows, strict=True):
-            self.vector_site(parameter, self.by_example(each, shape_of(g)[0]))
+            self.vector_site(parameter, self.summed_positions(each))
         self.add_gradient(call.args[0], dx)
 
-    def by_example(self, rows: relax.Expr, batch: int) -> relax.Expr:
-        """(batch·positions, channels) → (batch, channels)."""
-        count, channels = shape_of(rows)
-        if count == batch:
-            return rows
-        return self.emit("position_sums", [self.builder.emit(relax.op.reshape(rows, (batch, count // batch, channels)))])
+    def split(self, value: relax.Expr) -> relax.Expr:
+        """(batch, …) as it is; (batch·positions, channels) → (batch, positions, channels)."""
+        shape = shape_of(value)
+        if shape[0] == self.batch:
+            return value
+        return self.builder.emit(relax.op.reshape(value, (self.batch, shape[0] // self.batch, *shape[1:])))
+
+    def summed_positions(self, rows: relax.Expr) -> relax.Expr:
+        """(batch, …, channels) or (batch·positions, channels) → (batch, channels)."""
+        split = self.split(rows)
+        return split if len(shape_of(split)) == 2 else self.emit("position_sums", [split])
 
     def weight_site(self, parameter: relax.Expr, x: relax.Expr, g: relax.Expr, attributes: Mapping[str, Any]) -> None:
         if self.trainable(parameter):
-            squares = self.emit("weight_norm", [x, g], strategy="auto", **attributes)
-            self.add_site(Site(parameter, squares, "weight_sum", [x, g], dict(attributes)))
+            pair = [self.split(x), self.split(g)]
+            squares = self.emit("weight_norm", pair, strategy="auto", **attributes)
+            self.add_site(Site(parameter, squares, "weight_sum", pair, dict(attributes)))
 
     def vector_site(self, parameter: relax.Expr, rows: relax.Expr) -> None:
         if self.trainable(parameter):
@@ -220,16 +249,16 @@ class _Differentiator:
     def trainable(self, parameter: relax.Expr) -> bool:
         if not isinstance(parameter, relax.Var) or parameter not in set(self.main.params[1:]):
             raise CompileError(
-                f"a weight is computed ({parameter}) instead of being a parameter itself, so its per-example gradient is not "
-                "known; use the parameter directly or freeze it"
+                f"a weight is computed ({parameter}) instead of being a parameter itself, so its per-example gradient "
+                "is not known; use the parameter directly or freeze it"
             )
         return str(parameter.name) not in self.frozen
 
     def add_site(self, site: Site) -> None:
         if site.parameter in self.sites:
             raise CompileError(
-                f"parameter {site.parameter.name} is used in two places; their gradients would have to be added before the norm "
-                "is taken, which is not supported: untie the weights or freeze them"
+                f"parameter {site.parameter.name} is used in two places; their gradients would have to be added before "
+                "the norm is taken, which is not supported: untie the weights or freeze them"
             )
         self.sites[site.parameter] = site
 
@@ -238,7 +267,8 @@ class _Differentiator:
         order = [p for p in self.main.params[1:] if str(p.name) not in self.frozen]
         missing = [str(p.name) for p in order if p not in self.sites]
         if missing:
-            raise CompileError(f"parameters {', '.join(missing)} are trainable but the loss does not depend on them; freeze them")
+            names = ", ".join(missing)
+            raise CompileError(f"parameters {names} are trainable but the loss does not depend on them; freeze them")
         if not order:
             raise CompileError("no parameter is trainable; set requires_grad on what should be trained")
         squares = [self.sites[p].squares for p in order]

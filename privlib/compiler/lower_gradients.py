@@ -1,4 +1,4 @@
-"""Lowering of a training step's operators: a function for each, called by `lower.Lowering` with itself, operands and call."""
+"""Lowering of a training step's operators: a function for each, called by `lower.Lowering` with itself and the call."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ from tvm import relax
 
 from privlib.compiler import costs, dialect
 from privlib.compiler.dialect import dtype_of, shape_of
+from privlib.compiler.errors import UnsupportedOperatorError
 from privlib.compiler.kernels import batch, gram, loss, norm_gradient, pool_gradient, weight_gradient
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
@@ -39,7 +40,7 @@ def conv2d_data_gradient(self: "Lowering", args: Operands, call: relax.Call) -> 
     reach = [(k - 1) * d for k, d in zip(shape.kernel, shape.dilation, strict=True)]
     top, left = reach[0] - shape.padding[0], reach[1] - shape.padding[1]
     if top < 0 or left < 0:
-        raise dialect.UnsupportedGeometryError("a convolution padded by more than its reach has no data gradient here")
+        raise UnsupportedOperatorError("a convolution padded by more than its reach has no data gradient; pad less")
     padding = (top, left, shape.height + reach[0] - height - top, shape.width + reach[1] - width - left)
     back = Conv2d(
         shape.batch, height, width, shape.c_out, shape.c_in, shape.kernel, (1, 1), padding, shape.dilation, shape.groups
@@ -116,7 +117,7 @@ def weight_norm(self: "Lowering", args: Operands, call: relax.Call) -> relax.Exp
             )
             for arg in args
         ]
-        return self.builder.emit(dialect_multiply(self, factors))
+        return self.builder.emit(_multiply(self, factors))
     if strategy == "gram":
         function = gram.squared_norms(machine, dtype, shape)
     else:
@@ -124,7 +125,7 @@ def weight_norm(self: "Lowering", args: Operands, call: relax.Call) -> relax.Exp
     return self.call_kernel(f"weight_norm_{strategy}_{size}", function, _as_images(self, args, shape), rows)
 
 
-def dialect_multiply(self: "Lowering", factors: Operands) -> relax.Expr:
+def _multiply(self: "Lowering", factors: Operands) -> relax.Expr:
     return self.elementwise(factors, dialect.call("elementwise", factors, formula="multiply"))
 
 
