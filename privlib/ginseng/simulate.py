@@ -56,9 +56,10 @@ def simulate(program: VtaProgram, protection: str = "none", *, memory: MemoryTim
         cycles = max(1, cipher.latency_cycles - memory.read_latency) if protection == "ctr" else cipher.latency_cycles
         checking = Checking(cycles, cipher.blocks_per_cycle * CIPHER_BLOCK, check == "before_store")
     traffic = traffic_model(protection, program, partition=partition, tag_buffer_lines=tag_buffer_lines)
-    reports = []
+    reports, dying = [], program.last_use()
     for layer in program.layers:
         simulation = LayerSimulation(layer, program.regions[f"{layer.name}:instructions"], program.config, engines, memory,
                                      traffic, checking, trace=trace)
         reports.append(simulation.run(traffic.finish if layer is program.layers[-1] else tuple))
+        traffic.release(dying[layer.name])
     return CycleReport(program.network.name, protection, memory.name, tuple(reports))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from privlib.ginseng.errors import ProtectionError
 from privlib.ginseng.memory.dram import LINE_BYTES
-from privlib.ginseng.vta.config import INSTRUCTION_BYTES, PIPELINED
+from privlib.ginseng.vta.config import INSTRUCTION_BYTES, PIPELINED, VtaConfig
 from privlib.ginseng.vta.isa import MemoryInstruction, Store
-from privlib.ginseng.vta.program import Kind, Region, VtaProgram, dram_ranges
+from privlib.ginseng.vta.program import Kind, LayerProgram, Region, VtaProgram, dram_ranges
 
 TAG_BYTES = 16
 TAGS_PER_LINE = LINE_BYTES // TAG_BYTES
@@ -57,19 +57,19 @@ def uniform(size: int, block: int) -> Blocks:
     return Blocks((*range(0, size, block), size), f"{block} B")
 
 
-def uses(program: VtaProgram) -> dict[str, list[Use]]:
+def uses(layers: Iterable[LayerProgram], regions: Mapping[str, Region], config: VtaConfig) -> dict[str, list[Use]]:
     """Every access of one inference to every region, whoever reads or writes it; the host writes the input whole."""
-    found: dict[str, list[Use]] = {name: [] for name in program.regions}
-    bases = sorted((region.base, name) for name, region in program.regions.items())
+    found: dict[str, list[Use]] = {name: [] for name in regions}
+    bases = sorted((region.base, name) for name, region in regions.items())
     keys = [base for base, _ in bases]
-    for layer in program.layers:
-        stream = program.regions[f"{layer.name}:instructions"]
+    for layer in layers:
+        stream = regions[f"{layer.name}:instructions"]
         chunk = PIPELINED.fetch_instructions * INSTRUCTION_BYTES
         found[stream.name] += [Use(start, min(start + chunk, stream.size), False) for start in range(0, stream.size, chunk)]
         for instruction in layer.instructions:
             if isinstance(instruction, MemoryInstruction):
-                for start, end in dram_ranges(instruction, program.config):
-                    region = program.regions[bases[bisect_right(keys, start) - 1][1]]
+                for start, end in dram_ranges(instruction, config):
+                    region = regions[bases[bisect_right(keys, start) - 1][1]]
                     found[region.name].append(Use(start - region.base, end - region.base, isinstance(instruction, Store)))
     return found
 
@@ -114,16 +114,21 @@ def _merge(edges: Sequence[int], fixed: set[int], least: int) -> list[int]:
 
 
 def choose(program: VtaProgram) -> dict[str, Blocks]:
-    """The cheapest partition of every region; among equals the one with the fewest tags."""
-    accesses = uses(program)
-    return {name: min(candidates(region.size, accesses[name]),
-                      key=lambda blocks, name=name: (extra_bytes(blocks, accesses[name]), blocks.count))  # type: ignore[misc]
-            for name, region in program.regions.items()}
+    """The cheapest partition of every region of a program."""
+    accesses = uses(program.layers, program.regions, program.config)
+    return {name: cheapest(region.size, accesses[name])[1] for name, region in program.regions.items()}
+
+
+def cheapest(size: int, accesses: Sequence[Use]) -> tuple[int, Blocks]:
+    """The partition that moves the fewest extra bytes, and how many; among equals the one with the fewest tags."""
+    cost, _, blocks = min(((extra_bytes(found, accesses), found.count, found) for found in candidates(size, accesses)),
+                          key=lambda ranked: ranked[:2])
+    return cost, blocks
 
 
 def granularity_curve(program: VtaProgram, sizes: Iterable[int] = SIZES) -> dict[str, float]:
     """Extra bytes as a fraction of those asked for, for each equal block size and for the chosen partition."""
-    accesses = uses(program)
+    accesses = uses(program.layers, program.regions, program.config)
     asked = sum(use.end - use.start for group in accesses.values() for use in group)
     curve = {f"{size} B": sum(extra_bytes(uniform(region.size, size), accesses[name])
                               for name, region in program.regions.items()) / asked for size in sizes}
@@ -134,11 +139,13 @@ def granularity_curve(program: VtaProgram, sizes: Iterable[int] = SIZES) -> dict
 
 def tag_slots(regions: Mapping[str, Region], blocks: Mapping[str, Blocks]) -> dict[str, int]:
     """Where each region's tags begin, in tags: constants of a layer side by side, so that they share lines, then
-    activations."""
+    activations, each from a new line, so that a dead tensor's lines can be dropped."""
     slots: dict[str, int] = {}
     position = 0
     order = sorted(regions.values(), key=lambda region: (region.kind is Kind.ACTIVATIONS, region.number))
     for region in order:
+        if region.kind is Kind.ACTIVATIONS:
+            position = -(-position // TAGS_PER_LINE) * TAGS_PER_LINE
         slots[region.name] = position
         position += blocks[region.name].count
     return slots

@@ -42,6 +42,11 @@ class LineCache:
         gone, self.evicted = self.evicted, []
         return gone
 
+    def drop(self, first: int, last: int) -> None:
+        """Forget lines [first, last), dirty or not: what they describe is dead."""
+        for line in [line for line in self._lines if first <= line < last]:
+            del self._lines[line]
+
     def flush(self) -> list[int]:
         """All lines still dirty, in order of address; the store is empty afterwards."""
         dirty = sorted(line for line, entry in self._lines.items() if entry.dirty)

@@ -11,7 +11,7 @@
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from privlib.ginseng.errors import ProtectionError
@@ -45,8 +45,11 @@ class TrafficModel(Protocol):
     def access(self, start: int, end: int, write: bool) -> list[Transfer]:
         """The transfers for one run of bytes."""
 
+    def release(self, regions: Iterable[str]) -> None:
+        """No later instruction reads these regions: metadata about them need not be kept or written back."""
+
     def finish(self) -> list[Transfer]:
-        """What must still be written when the network is done."""
+        """What must still be written when the network is done: the output's tags. Other lines stay on chip."""
 
 
 class Unchanged:
@@ -54,6 +57,9 @@ class Unchanged:
 
     def access(self, start: int, end: int, write: bool) -> list[Transfer]:
         return [Transfer(start, end, write, "data")]
+
+    def release(self, regions: Iterable[str]) -> None:
+        return None
 
     def finish(self) -> list[Transfer]:
         return []
@@ -66,7 +72,7 @@ class Tagged:
                  buffer_lines: int) -> None:
         self._regions = sorted(program.regions.values(), key=lambda region: region.base)
         self._bases = [region.base for region in self._regions]
-        self._partition, self._partial = partition, partial_writes
+        self._partition, self._partial, self._output = partition, partial_writes, program.network.output
         self._slots = authentication.tag_slots(program.regions, partition)
         self._tags = -(-max(region.end for region in self._regions) // ALIGNMENT) * ALIGNMENT
         self._buffer = LineCache(buffer_lines)
@@ -98,8 +104,16 @@ class Tagged:
         start = self._tags + line * TAGS_PER_LINE * TAG_BYTES
         return Transfer(start, start + LINE_BYTES, write, "tags", LINE_BYTES)
 
+    def release(self, regions: Iterable[str]) -> None:
+        for name in regions:
+            first = self._slots[name]
+            self._buffer.drop(-(-first // TAGS_PER_LINE), (first + self._partition[name].count) // TAGS_PER_LINE)
+
     def finish(self) -> list[Transfer]:
-        return [self._line(line, True) for line in self._buffer.flush()]
+        first = self._slots[self._output]
+        last = first + self._partition[self._output].count
+        return [self._line(line, True) for line in self._buffer.flush()
+                if line * TAGS_PER_LINE < last and (line + 1) * TAGS_PER_LINE > first]
 
 
 class CounterTree:
@@ -159,13 +173,15 @@ class CounterTree:
                 transfers += self._counter(level + 1, (line - self._levels[level]) // MEE_ARITY, True)
         return transfers
 
+    def release(self, regions: Iterable[str]) -> None:
+        """A cache that works by address, as this one, knows nothing of tensors."""
+
     @staticmethod
     def _line(line: int, write: bool, label: str) -> Transfer:
         return Transfer(line * LINE_BYTES, (line + 1) * LINE_BYTES, write, label, LINE_BYTES)
 
     def finish(self) -> list[Transfer]:
-        return [self._line(line, True, "macs" if not self._levels or line < self._levels[0] else "counters")
-                for line in self._cache.flush()]
+        return []
 
 
 def traffic_model(mode: str, program: VtaProgram, *, partition: Mapping[str, Blocks] | None = None,

@@ -76,6 +76,18 @@ class VtaProgram:
     layers: tuple[LayerProgram, ...]
     regions: Mapping[str, Region]
 
+    def last_use(self) -> dict[str, list[str]]:
+        """For each layer, the regions that no later layer reads: its own constants, and tensors it reads last."""
+        dying: dict[str, list[str]] = {layer.name: [] for layer in self.layers}
+        readers = {tensor: layer.name for layer in self.network.layers for tensor in (layer.source, layer.residual) if tensor}
+        for tensor, reader in readers.items():
+            dying[reader].append(tensor)
+        for name in self.regions:
+            owner, _, part = name.rpartition(":")
+            if part and owner:
+                dying[owner].append(name)
+        return dying
+
     def image(self, parameters: Parameters) -> dict[str, bytes]:
         """Contents of every constant region: instruction and micro-op streams, biases, weights in the order of use.
 

@@ -93,10 +93,11 @@ class LayerSimulation:
         if left or self.fetched < len(instructions):
             raise ExecutionError(f"layer {self.layer.name!r}: {left} instructions wait for each other for ever; the "
                                  "dependence bits are wrong")
+        done = self.end
         for transfer in closing():
             self._count(transfer, "tags")
             for burst in self._bursts(transfer):
-                self.end = max(self.end, self.port.serve(self.end, burst.cycles, burst.write)[1])
+                self.end = max(self.end, self.port.serve(done, burst.cycles, burst.write)[1])
         return LayerReport(self.layer.name, self.end, self.layer.layer.macs, self.busy["gemm"], self.busy["alu"],
                            self.port.busy_cycles, self.store_wait, dict(self.moved), tuple(self.spans))
 
