@@ -26,7 +26,8 @@ MEE_CACHE_LINES = 512
 MEE_ARITY = 8
 MEE_ROOT_LINES = 64
 MGX_BLOCK = 512
-TAG_BUFFER_LINES = 32
+TAG_BUFFER_LINES = 64
+"""4 KiB on chip beside 432 KiB of scratchpads."""
 
 
 class Transfer(NamedTuple):

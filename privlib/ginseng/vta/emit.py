@@ -12,10 +12,18 @@ from privlib.ginseng.vta.isa import Alu, AluOp, Gemm, Load, Memory, Store
 from privlib.ginseng.vta.network import Conv, MaxPool
 from privlib.ginseng.vta.program import Region, WeightTile, element_bytes
 from privlib.ginseng.vta.schedule import Patch, Plan, Tile, patch
-from privlib.ginseng.vta.stream import Slot, SlotPool, Stream, Uops
+from privlib.ginseng.vta.stream import Slot, SlotPool, Stream
 
 Axis = tuple[int, int, int, int]
 """A loop: extent, and the steps of accumulator, input and weight index."""
+
+
+def _expand(bases: tuple[int, int, int], axes: list[Axis]) -> list[tuple[int, int, int]]:
+    """The micro-ops of nested loops over `axes`, the last one fastest."""
+    uops = [bases]
+    for extent, *steps in axes:
+        uops = [(dst + n * steps[0], src + n * steps[1], wgt + n * steps[2]) for dst, src, wgt in uops for n in range(extent)]
+    return uops
 
 
 class Emitter:
@@ -48,7 +56,7 @@ class Emitter:
         slots = [self.accumulators.take(tile, context)[0] for tile, context in zip(tiles, contexts, strict=True)]
         for tile, slot in zip(tiles, slots, strict=True):
             count = self.plan.positions * tile.outs * tile.area
-            begin, end = self.stream.kernel(((slot.base, 0, 0),))
+            begin, end = self.stream.single(slot.base, 0)
             self.stream.add(Gemm(reset=True, uop_begin=begin, uop_end=end, iter_in=count, dst_factor_in=1), [slot.user])
         for first, count in self.plan.in_chunks():
             for tile, slot, context in zip(tiles, slots, contexts, strict=True):
@@ -103,12 +111,7 @@ class Emitter:
         """One GEMM: the two longest axes are its loops, the others become micro-ops."""
         longest = sorted(axes, key=lambda axis: -axis[0])
         outer, inner, rest = longest[1], longest[0], longest[2:]
-        uops: Uops = tuple(
-            (bases[0] + sum(n * axis[1] for n, axis in zip(index, rest, strict=True)),
-             bases[1] + sum(n * axis[2] for n, axis in zip(index, rest, strict=True)),
-             bases[2] + sum(n * axis[3] for n, axis in zip(index, rest, strict=True)))
-            for index in product(*(range(axis[0]) for axis in rest)))
-        begin, end = self.stream.kernel(uops)
+        begin, end = self.stream.kernel((bases, tuple(rest)), lambda: _expand(bases, rest))
         # A loop that runs once never takes its step, which may be wider than the field.
         out, once = ((step if outer[0] > 1 else 0) for step in outer[1:]), inner[0] == 1
         dst_out, src_out, wgt_out = out
@@ -138,7 +141,7 @@ class Emitter:
             if shift:
                 self._alu(AluOp.SHR, scratch, part.area, immediate=-shift)
             base = accumulator.base + offset * tile.area + row * tile.columns
-            begin, end = self.stream.kernel(((base, scratch, 0),))
+            begin, end = self.stream.single(base, scratch)
             self.stream.add(Alu(uop_begin=begin, uop_end=end, iter_in=part.area, dst_factor_in=1, src_factor_in=1))
 
     def _epilogue(self, tile: Tile, slot: Slot) -> int:
@@ -147,13 +150,13 @@ class Emitter:
         if isinstance(self.layer, MaxPool):
             last = -1
             for position in range(1, self.plan.positions):
-                begin, end = self.stream.kernel(((base, base + position * count, 0),))
+                begin, end = self.stream.single(base, base + position * count)
                 last = self.stream.add(Alu(op=AluOp.MAX, uop_begin=begin, uop_end=end, iter_in=count, dst_factor_in=1,
                                            src_factor_in=1))
             return last if last >= 0 else self._alu(AluOp.MAX, base, count, immediate=-128)
         relu = isinstance(self.layer, Conv) and self.layer.relu
         if self.plan.bias:
-            begin, end = self.stream.kernel(((base, tile.out, 0),))
+            begin, end = self.stream.single(base, tile.out)
             self.stream.add(Alu(uop_begin=begin, uop_end=end, iter_out=tile.outs, iter_in=tile.area,
                                 dst_factor_out=tile.area if tile.outs > 1 else 0, dst_factor_in=1, src_factor_out=1))
         if relu and not self.plan.schedule.fused_relu:
@@ -164,7 +167,7 @@ class Emitter:
         return self._alu(AluOp.MAX, base, count, immediate=0 if relu and self.plan.schedule.fused_relu else -128)
 
     def _alu(self, op: AluOp, base: int, count: int, *, immediate: int) -> int:
-        begin, end = self.stream.kernel(((base, base, 0),))
+        begin, end = self.stream.single(base, base)
         return self.stream.add(Alu(op=op, use_immediate=True, immediate=immediate, uop_begin=begin, uop_end=end,
                                    iter_in=count, dst_factor_in=1, src_factor_in=1))
 

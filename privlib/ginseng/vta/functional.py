@@ -5,7 +5,7 @@ lets a policy choose among the engines whose tokens allow them to go on; any cho
 draws choices at random.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,13 +15,11 @@ import numpy.typing as npt
 from privlib.ginseng.errors import ExecutionError
 from privlib.ginseng.vta.config import INSTRUCTION_BYTES, VtaConfig
 from privlib.ginseng.vta.execute import Buffers
-from privlib.ginseng.vta.isa import Engine, Instruction, decode
+from privlib.ginseng.vta.isa import Edge, Engine, Instruction, decode
 from privlib.ginseng.vta.network import Parameters
 from privlib.ginseng.vta.program import Kind, Region, VtaProgram
 
 Policy = Callable[[Sequence[Engine]], Engine]
-_BEHIND = {Engine.COMPUTE: Engine.LOAD, Engine.STORE: Engine.COMPUTE}
-_AHEAD = {Engine.LOAD: Engine.COMPUTE, Engine.COMPUTE: Engine.STORE}
 
 
 class DramPort(Protocol):
@@ -37,22 +35,6 @@ class DramPort(Protocol):
         """Store `data` from `start`."""
 
 
-class PlainDram:
-    """DRAM without protection."""
-
-    def __init__(self, program: VtaProgram) -> None:
-        self.data = bytearray(max(region.end for region in program.regions.values()))
-
-    def begin(self, region: Region) -> None:
-        return None
-
-    def read(self, start: int, end: int) -> bytes:
-        return bytes(self.data[start:end])
-
-    def write(self, start: int, data: bytes) -> None:
-        self.data[start:start + len(data)] = data
-
-
 def latest_first(ready: Sequence[Engine]) -> Engine:
     """Drain stores, then compute, then load: the fewest values in flight."""
     return max(ready)
@@ -66,10 +48,10 @@ def load_constants(program: VtaProgram, parameters: Parameters, memory: DramPort
 
 
 def run(program: VtaProgram, memory: DramPort, image: npt.NDArray[np.int8], *, policy: Policy = latest_first,
-        ) -> npt.NDArray[np.int8]:
+        before_layer: Callable[[str], None] | None = None) -> npt.NDArray[np.int8]:
     """One inference on an int8 (C, H, W) image, everything read from and written to `memory`; returns the output tensor.
 
-    Raises ExecutionError when `image` has another shape or dtype, or when the streams cannot run to their end.
+    `before_layer` is called with each layer's name before it starts: the moment for an attack. Raises ExecutionError when `image` has another shape or dtype, or when the streams cannot run to their end.
     """
     network = program.network
     if image.shape != network.input_shape or image.dtype != np.int8:
@@ -77,6 +59,8 @@ def run(program: VtaProgram, memory: DramPort, image: npt.NDArray[np.int8], *, p
     memory.begin(program.regions["input"])
     memory.write(program.regions["input"].base, program.pack(image))
     for layer in program.layers:
+        if before_layer is not None:
+            before_layer(layer.name)
         memory.begin(program.regions[layer.name])
         stream = program.regions[f"{layer.name}:instructions"]
         launch(fetch(memory, stream), memory, program.config, policy)
@@ -97,32 +81,17 @@ def launch(instructions: Sequence[Instruction], memory: DramPort, config: VtaCon
     queues: dict[Engine, deque[Instruction]] = {engine: deque() for engine in Engine}
     for instruction in instructions:
         queues[instruction.engine].append(instruction)
-    tokens: dict[tuple[Engine, Engine], int] = {}
+    tokens: Counter[Edge] = Counter()
     buffers = Buffers(config, memory.read, memory.write)
     while any(queues.values()):
-        ready = [engine for engine in Engine if queues[engine] and _may_start(queues[engine][0], tokens)]
+        ready = [engine for engine in Engine if queues[engine]
+                 and all(tokens[edge] > 0 for edge in queues[engine][0].pops)]
         if not ready:
             waiting = ", ".join(f"{engine.name} ({len(queue)} left)" for engine, queue in queues.items() if queue)
             raise ExecutionError(f"engines wait for each other for ever: {waiting}; the dependence bits are wrong")
         instruction = queues[policy(ready)].popleft()
-        for edge in _pops(instruction):
+        for edge in instruction.pops:
             tokens[edge] -= 1
         buffers.execute(instruction)
-        for edge in _pushes(instruction):
-            tokens[edge] = tokens.get(edge, 0) + 1
-
-
-def _pops(instruction: Instruction) -> list[tuple[Engine, Engine]]:
-    engine = instruction.engine
-    return ([(_BEHIND[engine], engine)] if instruction.pop_prev and engine in _BEHIND else []) + (
-        [(_AHEAD[engine], engine)] if instruction.pop_next and engine in _AHEAD else [])
-
-
-def _pushes(instruction: Instruction) -> list[tuple[Engine, Engine]]:
-    engine = instruction.engine
-    return ([(engine, _BEHIND[engine])] if instruction.push_prev and engine in _BEHIND else []) + (
-        [(engine, _AHEAD[engine])] if instruction.push_next and engine in _AHEAD else [])
-
-
-def _may_start(instruction: Instruction, tokens: dict[tuple[Engine, Engine], int]) -> bool:
-    return all(tokens.get(edge, 0) > 0 for edge in _pops(instruction))
+        for edge in instruction.pushes:
+            tokens[edge] += 1

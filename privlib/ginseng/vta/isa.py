@@ -56,6 +56,7 @@ class Engine(IntEnum):
 _DEPENDENCES = (("pop_prev", 1), ("pop_next", 1), ("push_prev", 1), ("push_next", 1))
 _LOOPS = (("uop_begin", 13), ("uop_end", 14), ("iter_out", 14), ("iter_in", 14))
 Fields = tuple[tuple[str, int], ...]
+Edge = tuple[Engine, Engine]
 
 
 @dataclass
@@ -78,6 +79,26 @@ class Instruction:
     def engine(self) -> Engine:
         """The queue that runs it."""
         return self._ENGINE
+
+    @property
+    def pops(self) -> list[Edge]:
+        """Token queues (from, to) of which it takes one token before it starts. The chain's ends have no outer neighbour,
+        whatever the bits say."""
+        behind, ahead = self._neighbours()
+        return ([(behind, self.engine)] if self.pop_prev and behind is not None else []) + (
+            [(ahead, self.engine)] if self.pop_next and ahead is not None else [])
+
+    @property
+    def pushes(self) -> list[Edge]:
+        """Token queues into which it puts one token when it is done."""
+        behind, ahead = self._neighbours()
+        return ([(self.engine, behind)] if self.push_prev and behind is not None else []) + (
+            [(self.engine, ahead)] if self.push_next and ahead is not None else [])
+
+    def _neighbours(self) -> tuple[Engine | None, Engine | None]:
+        engine = self.engine
+        return (Engine(engine - 1) if engine is not Engine.LOAD else None,
+                Engine(engine + 1) if engine is not Engine.STORE else None)
 
     def encode(self) -> bytes:
         """The 16 bytes of this instruction. IsaError names a field whose value does not fit."""

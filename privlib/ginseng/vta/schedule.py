@@ -74,15 +74,20 @@ class Patch:
         return self.height * self.width
 
 
-def _span(first: int, count: int, layer: Window, size: int) -> tuple[int, int, tuple[int, int]]:
+def _span(first: int, count: int, layer: Window, size: int, *, whole: bool) -> tuple[int, int, tuple[int, int]]:
+    """First, count and pads of the input under `count` outputs. A stride wider than the kernel leaves the last columns
+    of a row unread; with `whole` they are read too, so that rows join in memory."""
     begin = first * layer.stride - layer.padding
     end = begin + (count - 1) * layer.stride + layer.kernel
+    if whole and end < size <= end + layer.stride - layer.kernel:
+        end = size
     pads = (max(0, -begin), max(0, end - size))
     return max(0, begin), min(size, end) - max(0, begin), pads
 
 
 def patch(layer: Window, tile: Tile) -> Patch:
-    return Patch(*_span(tile.row, tile.rows, layer, layer.height), *_span(tile.column, tile.columns, layer, layer.width))
+    return Patch(*_span(tile.row, tile.rows, layer, layer.height, whole=False),
+                 *_span(tile.column, tile.columns, layer, layer.width, whole=True))
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,8 @@ def plan(layer: Window, schedule: Schedule, config: VtaConfig) -> Plan:
     convolves = isinstance(layer, Conv)
     _, height, width = layer.out_shape
     largest = Tile(0, min(schedule.tile_rows, height), 0, min(schedule.tile_columns, width), 0, min(schedule.tile_out, outs))
-    area = ((largest.rows - 1) * layer.stride + layer.kernel) * ((largest.columns - 1) * layer.stride + layer.kernel)
+    area = ((largest.rows - 1) * layer.stride + layer.kernel) * (
+        (largest.columns - 1) * layer.stride + max(layer.kernel, layer.stride))
     chunk = min(schedule.tile_in, ins) if reduces else largest.outs
     residual = layer.residual is not None
     through_gemm = residual and schedule.residual == "gemm"

@@ -6,7 +6,7 @@ producer than any before it, and that producer pushes one. Tokens are counted an
 always waits for the n-th push, and one wait covers everything its producer's engine did before.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,6 @@ from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.vta.config import VtaConfig
 from privlib.ginseng.vta.isa import Engine, Finish, Instruction, Load, Memory
 
-Uops = tuple[tuple[int, int, int], ...]
 _NEIGHBOURS = ((Engine.LOAD, Engine.COMPUTE), (Engine.COMPUTE, Engine.LOAD),
                (Engine.COMPUTE, Engine.STORE), (Engine.STORE, Engine.COMPUTE))
 
@@ -60,7 +59,7 @@ class Stream:
         self.instructions: list[Instruction] = []
         self.needs: list[tuple[int, ...]] = []
         self.uops: list[tuple[int, int, int]] = []
-        self._kernels: dict[Uops, tuple[int, int]] = {}
+        self._kernels: dict[Hashable, tuple[int, int]] = {}
         self._uop_load = Load(memory=Memory.UOP)
         self.add(self._uop_load)
 
@@ -70,15 +69,19 @@ class Stream:
         self.needs.append(tuple(need for need in needs if need is not None))
         return len(self.instructions) - 1
 
-    def kernel(self, uops: Uops) -> tuple[int, int]:
-        """Begin and end of these micro-ops in the micro-op buffer, each distinct kernel stored once."""
-        if uops not in self._kernels:
+    def kernel(self, key: Hashable, build: Callable[[], Iterable[tuple[int, int, int]]]) -> tuple[int, int]:
+        """Begin and end in the micro-op buffer of the kernel called `key`, which is built and stored once."""
+        if key not in self._kernels:
             begin = len(self.uops)
-            self.uops.extend(uops)
+            self.uops.extend(build())
             if len(self.uops) > self.config.uop_depth:
                 raise LoweringError(f"the layer needs more than {self.config.uop_depth} micro-ops; use a smaller tile")
-            self._kernels[uops] = (begin, len(self.uops))
-        return self._kernels[uops]
+            self._kernels[key] = (begin, len(self.uops))
+        return self._kernels[key]
+
+    def single(self, dst: int, src: int) -> tuple[int, int]:
+        """A kernel of one micro-op on accumulators `dst` and `src`."""
+        return self.kernel((dst, src), lambda: [(dst, src, 0)])
 
     def finish(self, uop_dram_base: int) -> tuple[list[Instruction], npt.NDArray[np.int64]]:
         """Close the stream with FINISH after the last STORE, place the micro-op load, set the dependence bits."""

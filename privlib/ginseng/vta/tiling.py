@@ -7,7 +7,7 @@ accesses cost the fewest tag and halo bytes, so that tiles and authentication bl
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.memory.blocks import cheapest, uses
@@ -33,6 +33,9 @@ _RECORD: dict[tuple[int, int, int, int, int], tuple[int, int, int, str]] = {
 }
 """(input channels, size, filters, kernel, stride): (tile_h, tile_w, tile_co, axis of the two threads); tile_ci is 1 in all.
 From tlc-pack/tophub, tophub/vta_v0.10.log, section "Resnet-18", the record that deploy_classification.py loads."""
+
+RANKED = 150
+"""Candidates that are ranked by their bound, after a first sieve."""
 
 KEPT = 12
 """Candidates that are simulated."""
@@ -62,9 +65,10 @@ def search_schedule(layer: Window, config: VtaConfig) -> Schedule:
     return _search(anonymous, config)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _search(layer: Window, config: VtaConfig) -> Schedule:
-    ranked = sorted(((_bound(found), index, found) for index, found in enumerate(_candidates(layer, config))))
+    fitting = sorted(((_work(found), index, found) for index, found in enumerate(_candidates(layer, config))))
+    ranked = sorted((_bound(found), index, found) for _, index, found in fitting[:RANKED])
     if not ranked:
         raise LoweringError(f"layer {layer.name!r} fits the buffers with no tile; its kernel or width is too large")
     measured = [(*_measure(layer, found.schedule, config), index, found.schedule) for _, index, found in ranked[:KEPT]]
@@ -105,6 +109,12 @@ def _variants(layer: Window, tiles: Schedule, config: VtaConfig) -> Iterator[Pla
 def _pieces(size: int) -> list[int]:
     """Tile sizes that cut `size` into 1, 2, 3, ... nearly equal parts, without repeats."""
     return sorted({-(-size // parts) for parts in range(1, size + 1)})
+
+
+def _work(found: Plan) -> int:
+    """A first sieve: instruction overhead of all steps, and what loads before the first pass."""
+    steps = len(found.spatial_tiles()) * len(found.out_tiles()) * (8 + len(found.in_chunks()))
+    return 7 * steps + found.input_slot * 2 + found.weight_slot * 32
 
 
 def _bound(found: Plan) -> float:

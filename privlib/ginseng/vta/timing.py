@@ -18,7 +18,7 @@ from privlib.ginseng.memory.dram import MemoryTiming, Port, bursts
 from privlib.ginseng.memory.traffic import TrafficModel, Transfer
 from privlib.ginseng.report import LayerReport, Span
 from privlib.ginseng.vta.config import INSTRUCTION_BYTES, EngineTiming, VtaConfig
-from privlib.ginseng.vta.isa import Alu, Engine, Gemm, Instruction, Load, Memory, MemoryInstruction, Store
+from privlib.ginseng.vta.isa import Alu, Edge, Engine, Gemm, Instruction, Load, Memory, MemoryInstruction, Store
 from privlib.ginseng.vta.program import Kind, LayerProgram, Region, dram_ranges
 
 NEVER = 1 << 60
@@ -70,7 +70,7 @@ class LayerSimulation:
         self.fetch = _Actor()
         self.stream, self.fetched = stream, 0
         self.available: list[tuple[int, int]] = []
-        self.tokens: dict[tuple[Engine, Engine], deque[tuple[int, int]]] = {}
+        self.tokens: dict[Edge, deque[tuple[int, int]]] = {}
         self.moved: Counter[str] = Counter()
         self.busy: Counter[str] = Counter()
         self.spans: list[Span] = []
@@ -135,7 +135,7 @@ class LayerSimulation:
             return NEVER
         number = actor.queue[0]
         time = max(actor.free, self.available[number][0])
-        for edge in _pops(self.layer.instructions[number]):
+        for edge in self.layer.instructions[number].pops:
             queue = self.tokens.get(edge)
             if not queue:
                 return NEVER
@@ -151,7 +151,7 @@ class LayerSimulation:
         actor.current = actor.queue.popleft()
         instruction = self.layer.instructions[actor.current]
         actor.verified = max(actor.verified, self.available[actor.current][1])
-        for edge in _pops(instruction):
+        for edge in instruction.pops:
             actor.verified = max(actor.verified, self.tokens[edge].popleft()[1])
         actor.started = time
         if isinstance(instruction, MemoryInstruction):
@@ -238,7 +238,9 @@ class LayerSimulation:
         actor = self.actors[engine]
         data_end = max(actor.last_data, actor.earliest_end)
         if engine is Engine.STORE:
-            self._retire(engine, data_end + self.checking.verify_cycles, data_end)
+            # The tag of the last block is computed while its data travels to DRAM and is acknowledged.
+            tagged = data_end - self.memory.write_latency + self.checking.verify_cycles
+            self._retire(engine, max(data_end, tagged), data_end)
         else:
             usable = self._usable(data_end)
             actor.verified = max(actor.verified, data_end + self.checking.verify_cycles)
@@ -249,31 +251,11 @@ class LayerSimulation:
         actor = self.actors[engine]
         instruction = self.layer.instructions[actor.current]
         actor.free = free
-        for edge in _pushes(instruction):
+        for edge in instruction.pushes:
             self.tokens.setdefault(edge, deque()).append((done, actor.verified))
         self.end = max(self.end, done)
         if self.trace:
             self.spans.append(Span(engine, _describe(instruction), actor.started, done))
-
-
-def _pops(instruction: Instruction) -> list[tuple[Engine, Engine]]:
-    engine = instruction.engine
-    edges = []
-    if instruction.pop_prev and engine is not Engine.LOAD:
-        edges.append((Engine(engine - 1), engine))
-    if instruction.pop_next and engine is not Engine.STORE:
-        edges.append((Engine(engine + 1), engine))
-    return edges
-
-
-def _pushes(instruction: Instruction) -> list[tuple[Engine, Engine]]:
-    engine = instruction.engine
-    edges = []
-    if instruction.push_prev and engine is not Engine.LOAD:
-        edges.append((engine, Engine(engine - 1)))
-    if instruction.push_next and engine is not Engine.STORE:
-        edges.append((engine, Engine(engine + 1)))
-    return edges
 
 
 def _describe(instruction: Instruction) -> str:
