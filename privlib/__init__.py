@@ -1,4 +1,4 @@
-"""privlib: private machine learning in secure hardware, from a PyTorch model to an attested, differentially private trainer."""
+"""privlib: private machine learning in secure hardware, from a PyTorch model to an attested private trainer."""
 
 from privlib.errors import PrivlibError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_dir(*parts: str) -> Path:
-    """Folder of the cache (`$PRIVLIB_CACHE`, else `$XDG_CACHE_HOME/privlib`, else `~/.cache/privlib`), created with its parents.
+    """Folder of the cache, created with its parents: `$PRIVLIB_CACHE`, `$XDG_CACHE_HOME/privlib` or `~/.cache/privlib`.
 
     `parts` name a subfolder, e.g. `cache_dir("artifacts")`.
     """
@@ -21,7 +21,7 @@ def cache_dir(*parts: str) -> Path:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path` in one step (fsync, then rename), on error it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path` in one step (fsync, rename), else it goes.
 
     A reader, a crash or a full disk therefore never sees half a file.
     """

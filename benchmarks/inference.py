@@ -1,0 +1,72 @@
+"""Inference throughput: VGG-9, ResNet-32 and MobileNet at 224 pixels, batches of 16 and 64, privlib and its peers."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.cases import Case
+from privlib.suite import record
+from privlib.suite.stats import median
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = "1"
+SEED = 20180
+_MODELS: dict[str, tuple[Literal["vgg9", "resnet32", "mobilenet"], int, int]] = {
+    "vgg9": ("vgg9", 10, 32),
+    "resnet32": ("resnet32", 10, 32),
+    "mobilenet224": ("mobilenet", 1000, 224),
+}
+ROWS = tuple(f"{model}_batch{batch}" for model in _MODELS for batch in (16, 64))
+FP32_PYTORCH = ("pytorch_eager", "pytorch_channels_last", "pytorch_compile")
+
+
+def run(profile: str, rows: Sequence[str]) -> None:
+    """Measure `rows`; each peer's throughput, memory and agreement, and our ratio to the fastest fp32 PyTorch."""
+    record.seed("weights_and_images", SEED)
+    for row in rows if profile != "smoke" else rows[:1]:
+        with tempfile.TemporaryDirectory(prefix="privlib-bench-") as folder:
+            rates = harness.compare(make_case(Path(folder), row), "inference", harness.EFFORTS[profile])
+        fastest = max(FP32_PYTORCH, key=lambda name: median(rates[name]))
+        # Ratios of one round: what slows the machine for a while slows both.
+        ratios = [ours / theirs for ours, theirs in zip(rates["privlib"], rates[fastest], strict=True)]
+        record.samples(f"{row}/privlib/speedup_over_fastest_fp32_pytorch", ratios, "×", higher_is_better=True)
+
+
+def make_case(folder: Path, row: str) -> Case:
+    """Lay down weights and a batch of CIFAR-10 test images, enlarged to the model's size, normalised."""
+    import torch
+
+    from privlib import data, models
+
+    name, classes, size = _MODELS[row.rsplit("_batch", 1)[0]]
+    case = Case(folder, row, name, classes, size, int(row.rsplit("_batch", 1)[1]))
+    cifar = data.load_cifar10("test")
+    record.dataset(cifar)
+    images = torch.from_numpy(data.preprocess(np.array(cifar.images[: case.batch_size])))
+    if size != 32:
+        images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    torch.manual_seed(SEED)
+    model = models.build(name, num_classes=classes, image_size=size)
+    _settle_batch_norm(model, images[:16])
+    torch.save(model.state_dict(), folder / "weights.pt")
+    np.save(folder / "input.npy", images.numpy())
+    case.save()
+    return case
+
+
+def _settle_batch_norm(model: "torch.nn.Module", images: "torch.Tensor") -> None:
+    """Give BatchNorm statistics of real activations: with its initial ones the signal fades to nothing."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(images)
+    model.eval()

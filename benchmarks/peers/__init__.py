@@ -1,0 +1,1 @@
+"""One file a peer; adding one touches nothing else."""

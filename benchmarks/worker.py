@@ -1,0 +1,70 @@
+"""One peer in its own process, serving turns over pipes: `python -m benchmarks.worker PEER TASK CASE_FOLDER`.
+
+Between turns the process blocks in a read, so that no other peer's thread pool disturbs a measurement. Requests and
+answers are lines of JSON:
+
+    {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output.npy
+    {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one that does not count
+    {"do": "memory"}                    -> {"peak_bytes": ...}                       since the preparation ended
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Case
+
+
+def main(peer: str, task: str, folder: Path) -> None:
+    """Serve requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    module = importlib.import_module(f"benchmarks.peers.{peer}")
+    case = Case.load(folder)
+    run: Callable[[], np.ndarray[Any, Any]] | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "prepare":
+            begin = time.perf_counter()
+            run = getattr(module, task)(case)
+            np.save(folder / f"output-{peer}.npy", run())
+            answer: dict[str, Any] = {"versions": module.versions(), "seconds": time.perf_counter() - begin}
+            _reset_peak()
+        elif request["do"] == "turn":
+            assert run is not None
+            # After a pause the first run finds cold caches; where one run fills the turn, that no longer shows.
+            if request["iterations"] > 1:
+                run()
+            answer = {"seconds": [_timed(run) for _ in range(request["iterations"])]}
+        else:
+            answer = {"peak_bytes": _peak_bytes()}
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _timed(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def _reset_peak() -> None:
+    """Forget the peak reached while compiling (proc(5), clear_refs): what counts is the peak while running."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM line")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

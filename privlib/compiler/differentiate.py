@@ -1,0 +1,251 @@
+"""Reverse mode with per-example clipping: forward dialect → one pass forward, one back, every gradient clipped and summed.
+
+The result is main(input, labels int64 (B,), mask (B,) of 0 and 1, parameters…) →
+(losses (B,), squared gradient norms (B,), factors (B,), the weighted gradient sum of each trainable parameter…).
+
+The data path is differentiated once. Where a parameter is used, the pair (input, output gradient) is kept – never a gradient of
+an example – and serves twice: for the squared norm of each example's gradient (`weight_norm`, the custom operator after
+Goodfellow 2015), and, once all norms have given the clip factors, for the sum of the scaled gradients (`weight_sum`). The
+number of operators therefore does not depend on the batch (book-keeping, Bu et al. 2023, arXiv 2210.00038).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from privlib.compiler import dialect
+from privlib.compiler.dialect import dtype_of, shape_of
+from privlib.compiler.errors import CompileError, UnsupportedOperatorError
+
+_WINDOW = ("stride", "padding", "dilation", "groups", "nchw")
+# formulas whose gradient reads the forward's output, or its input
+_BY_OUTPUT, _BY_INPUT = ("relu", "relu6", "tanh", "sigmoid"), ("gelu", "gelu_tanh")
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """kind: "flat", "normalize" or "none"; bound: the norm to clip to."""
+
+    kind: str = "none"
+    bound: float = 1.0
+
+
+@dataclass
+class Site:
+    """A use of one parameter: how to get each example's squared gradient norm, and the weighted sum."""
+
+    parameter: relax.Var
+    squares: relax.Expr
+    sum_name: str
+    operands: list[relax.Expr]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def differentiate(module: tvm.IRModule, frozen: Collection[str] = (), clipping: Clipping | None = None) -> tvm.IRModule:
+    """The pass. `frozen` names function parameters that get no gradient and count for no norm.
+
+    Raises CompileError for a trainable parameter used twice, or where no example's gradient can be told from another's;
+    UnsupportedOperatorError for an operator without a gradient.
+    """
+    return _Differentiator(module["main"], frozenset(frozen), clipping or Clipping()).run()
+
+
+class _Differentiator:
+    def __init__(self, main: relax.Function, frozen: frozenset[str], clipping: Clipping) -> None:
+        self.main, self.frozen, self.clipping = main, frozen, clipping
+        self.builder = relax.BlockBuilder()
+        self.values: dict[relax.Var, relax.Expr] = {}
+        self.gradients: dict[relax.Var, relax.Expr] = {}
+        self.sites: dict[relax.Var, Site] = {}
+
+    def run(self) -> tvm.IRModule:
+        source, *parameters = (relax.Var(p.name, p.ty) for p in self.main.params)
+        self.values.update(zip(self.main.params, [source, *parameters], strict=True))
+        batch, dtype = shape_of(source)[0], dtype_of(source)
+        labels = relax.Var("labels", relax.TensorType((batch,), "int64"))
+        mask = relax.Var("mask", relax.TensorType((batch,), dtype))
+        bindings = [binding for block in self.main.body.blocks for binding in block.bindings]
+        with self.builder.function("main", [source, labels, mask, *parameters], attrs={"num_input": 3}):
+            with self.builder.dataflow():
+                for binding in bindings:
+                    self.values[binding.var] = self.builder.emit(self.forward(binding.value))
+                losses, start = self.pair(self.emit("cross_entropy", [self.values[self.main.body.body], labels]))
+                self.gradients[self.main.body.body] = start
+                for binding in reversed(bindings):
+                    if binding.var in self.gradients:
+                        self.backward(binding.value, self.values[binding.var], self.gradients.pop(binding.var))
+                output = self.builder.emit_output(relax.Tuple([losses, *self.clipped_sums(mask)]))
+            self.builder.emit_func_output(output)
+        return self.builder.get()
+
+    def forward(self, value: relax.Expr) -> relax.Expr:
+        """The same operator on translated operands; a convolution reads its input channel-last, as its gradient will."""
+        if not isinstance(value, relax.Call):
+            return self.get(value)
+        args, attributes = [self.get(arg) for arg in value.args], value.attrs
+        if str(value.op.name) == "privlib.conv2d" and attributes["nchw"]:
+            args[0] = self.channel_last(args[0])
+            return dialect.call("conv2d", args, **{**dict(attributes.items()), "nchw": False})
+        return relax.Call(value.op, args, attributes, value.ty_args)
+
+    def channel_last(self, x: relax.Expr) -> relax.Expr:
+        return self.builder.emit(relax.op.permute_dims(x, [0, 2, 3, 1]))
+
+    def get(self, expression: relax.Expr) -> relax.Expr:
+        if isinstance(expression, relax.Tuple):
+            return relax.Tuple([self.get(part) for part in expression.fields])
+        return self.values.get(expression, expression) if isinstance(expression, relax.Var) else expression
+
+    def emit(self, name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Expr:
+        return self.builder.emit(dialect.call(name, args, **attributes))
+
+    def pair(self, both: relax.Expr) -> tuple[relax.Expr, ...]:
+        return tuple(self.builder.emit(relax.TupleGetItem(both, i)) for i in range(len(both.ty.fields)))
+
+    def add_gradient(self, variable: relax.Expr, gradient: relax.Expr) -> None:
+        """Gradients of a value that is used several times add up; parameters and the input get theirs elsewhere."""
+        if not isinstance(variable, relax.Var) or variable in set(self.main.params):
+            return
+        earlier = self.gradients.get(variable)
+        both = gradient if earlier is None else self.emit("elementwise", [earlier, gradient], formula="add")
+        self.gradients[variable] = both
+
+    def wants_gradient(self, variable: relax.Expr) -> bool:
+        return isinstance(variable, relax.Var) and variable not in set(self.main.params)
+
+    def backward(self, value: relax.Expr, result: relax.Expr, g: relax.Expr) -> None:
+        if isinstance(value, relax.Var):
+            self.add_gradient(value, g)
+            return
+        if not isinstance(value, relax.Call):
+            raise UnsupportedOperatorError(f"{type(value).__name__} has no gradient here; the model should return one tensor")
+        name = str(value.op.name).removeprefix("privlib.").replace(".", "_")
+        handler = getattr(self, f"back_{name}", None)
+        if handler is None:
+            raise UnsupportedOperatorError(
+                f"operator {value.op.name} has no gradient; express it with supported layers, or freeze what is before it"
+            )
+        handler(value, result, g)
+
+    def back_relax_reshape(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
+        self.add_gradient(call.args[0], self.builder.emit(relax.op.reshape(g, shape_of(call.args[0]))))
+
+    def back_relax_permute_dims(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
+        axes = [int(axis) for axis in call.attrs.axes]
+        inverse = [axes.index(i) for i in range(len(axes))]
+        if self.wants_gradient(call.args[0]):
+            self.add_gradient(call.args[0], self.builder.emit(relax.op.permute_dims(g, inverse)))
+
+    def back_elementwise(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> None:
+        formula = str(call.attrs["formula"])
+        if formula == "add" and shape_of(call.args[0]) == shape_of(call.args[1]):
+            for arg in call.args:
+                self.add_gradient(arg, g)
+        elif formula in _BY_OUTPUT + _BY_INPUT:
+            seen = result if formula in _BY_OUTPUT else self.get(call.args[0])
+            self.add_gradient(call.args[0], self.emit("elementwise", [g, seen], formula=f"{formula}_gradient"))
+        else:
+            raise UnsupportedOperatorError(
+                f"elementwise {formula} of a parameter has no per-example gradient here (evaluation-mode BatchNorm is one: "
+                "use GroupNorm, which normalizes each example by itself)"
+            )
+
+    def back_pool2d(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
+        attributes = dict(call.attrs.items())
+        self.add_gradient(call.args[0], self.emit("pool2d_gradient", [self.get(call.args[0]), g], **attributes))
+
+    def back_spatial_mean(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
+        self.add_gradient(call.args[0], self.emit("spatial_mean_gradient", [g], input=shape_of(call.args[0])))
+
+    def before_epilogue(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> relax.Expr:
+        """The gradient before activation and residual; the residual operand (always the last) gets the same."""
+        activation = str(call.attrs["activation"])
+        if activation != "none":
+            g = self.emit("elementwise", [g, result], formula=f"{activation}_gradient")
+        if call.attrs["residual"]:
+            self.add_gradient(call.args[-1], g)
+        return g
+
+    def back_conv2d(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> None:
+        g = self.before_epilogue(call, result, g)
+        x, attributes = self.get(call.args[0]), {key: call.attrs[key] for key in _WINDOW}
+        if attributes["nchw"]:
+            x, attributes["nchw"] = self.channel_last(x), False
+        kernel = list(shape_of(call.args[1])[2:])
+        self.weight_site(call.args[1], x, g, {"kernel": kernel, **attributes})
+        if call.attrs["bias"]:
+            self.vector_site(call.args[2], self.emit("position_sums", [g]))
+        if self.wants_gradient(call.args[0]):
+            args = [g, self.get(call.args[1])]
+            gradient = self.emit("conv2d_data_gradient", args, **attributes, input=list(shape_of(x)))
+            self.add_gradient(call.args[0], gradient)
+
+    def back_dense(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> None:
+        g = self.before_epilogue(call, result, g)
+        self.weight_site(call.args[1], self.get(call.args[0]), g, {})
+        if call.attrs["bias"]:
+            single = len(shape_of(g)) == 2
+            self.vector_site(call.args[2], g if single else self.emit("position_sums", [g]))
+        if self.wants_gradient(call.args[0]):
+            self.add_gradient(call.args[0], self.emit("dense_data_gradient", [g, self.get(call.args[1])]))
+
+    def back_norm(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> None:
+        g = self.before_epilogue(call, result, g)
+        attributes = {key: call.attrs[key] for key in ("groups", "epsilon", "axes")}
+        args = [self.get(call.args[0]), self.get(call.args[1]), g]
+        dx, *rows = self.pair(self.emit("norm_gradient", args, **attributes))
+        for parameter, each in zip(call.args[1:3], rows, strict=True):
+            self.vector_site(parameter, self.by_example(each, shape_of(g)[0]))
+        self.add_gradient(call.args[0], dx)
+
+    def by_example(self, rows: relax.Expr, batch: int) -> relax.Expr:
+        """(batch·positions, channels) → (batch, channels)."""
+        count, channels = shape_of(rows)
+        if count == batch:
+            return rows
+        return self.emit("position_sums", [self.builder.emit(relax.op.reshape(rows, (batch, count // batch, channels)))])
+
+    def weight_site(self, parameter: relax.Expr, x: relax.Expr, g: relax.Expr, attributes: Mapping[str, Any]) -> None:
+        if self.trainable(parameter):
+            squares = self.emit("weight_norm", [x, g], strategy="auto", **attributes)
+            self.add_site(Site(parameter, squares, "weight_sum", [x, g], dict(attributes)))
+
+    def vector_site(self, parameter: relax.Expr, rows: relax.Expr) -> None:
+        if self.trainable(parameter):
+            self.add_site(Site(parameter, self.emit("row_squares", [rows]), "factor_sum", [rows]))
+
+    def trainable(self, parameter: relax.Expr) -> bool:
+        if not isinstance(parameter, relax.Var) or parameter not in set(self.main.params[1:]):
+            raise CompileError(
+                f"a weight is computed ({parameter}) instead of being a parameter itself, so its per-example gradient is not "
+                "known; use the parameter directly or freeze it"
+            )
+        return str(parameter.name) not in self.frozen
+
+    def add_site(self, site: Site) -> None:
+        if site.parameter in self.sites:
+            raise CompileError(
+                f"parameter {site.parameter.name} is used in two places; their gradients would have to be added before the norm "
+                "is taken, which is not supported: untie the weights or freeze them"
+            )
+        self.sites[site.parameter] = site
+
+    def clipped_sums(self, mask: relax.Expr) -> list[relax.Expr]:
+        """(squared norms, factors, a sum for each trainable parameter in the order of the parameters)."""
+        order = [p for p in self.main.params[1:] if str(p.name) not in self.frozen]
+        missing = [str(p.name) for p in order if p not in self.sites]
+        if missing:
+            raise CompileError(f"parameters {', '.join(missing)} are trainable but the loss does not depend on them; freeze them")
+        if not order:
+            raise CompileError("no parameter is trainable; set requires_grad on what should be trained")
+        squares = [self.sites[p].squares for p in order]
+        clip = self.emit("clip", [*squares, mask], clipping=self.clipping.kind, bound=float(self.clipping.bound))
+        norms, factors = self.pair(clip)
+        sums = []
+        for parameter in order:
+            site = self.sites[parameter]
+            sums.append(self.emit(site.sum_name, [*site.operands, factors], **site.attributes))
+        return [norms, factors, *sums]

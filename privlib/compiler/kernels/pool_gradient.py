@@ -1,0 +1,106 @@
+"""The gradient of pooling, channel-last: a maximum's gradient goes to its first place in the window, as in PyTorch."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from privlib.compiler.kernels.builder import Expression, Kernel
+from privlib.compiler.kernels.pool import Pool2d
+from privlib.compiler.target import Machine
+
+Tensors = tuple[Any, Any, Any]  # input, gradient of the output, gradient of the input
+
+
+def pool2d_gradient(machine: Machine, dtype: str, pool: Pool2d) -> "tvm.tirx.PrimFunc":
+    """Arguments: input NHWC, g NHWC (of the output), gradient NHWC (of the input). Windows may overlap."""
+    kernel, w = Kernel(machine, dtype), pool.window
+    with kernel.function():
+        source = kernel.argument("input", (w.batch, w.height, w.width, w.c_in))
+        g = kernel.argument("g", (w.batch, w.out_height, w.out_width, w.c_in))
+        gradient = kernel.argument("gradient", (w.batch, w.height, w.width, w.c_in))
+        with T.parallel(w.batch) as image:
+            zero = kernel.constant(0.0)
+            with T.serial(w.height) as y, T.serial(w.width) as x, T.serial(w.c_in) as c:
+                T.buffer_store(gradient, zero, [image, y, x, c])
+            with T.serial(w.out_height) as y, T.serial(w.out_width) as x:
+
+                def window(c: Expression, lanes: int, y: Expression = y, x: Expression = x) -> None:
+                    spread = _maximum if pool.kind == "max" else _average
+                    spread(kernel, pool, (source, g, gradient), (image, y, x, c), lanes)
+
+                kernel.for_vectors(w.c_in, window)
+    return kernel.finish()
+
+
+def _taps(pool: Pool2d, y: Expression, x: Expression) -> list[tuple[int, Expression, Expression, Expression]]:
+    """(number, row, column, inside) of each place of a window, in PyTorch's order."""
+    w = pool.window
+    (kh, kw), (sy, sx), (dy, dx), (top, left, _, _) = w.kernel, w.stride, w.dilation, w.padding
+    places = []
+    for ky in range(kh):
+        for kx in range(kw):
+            iy, ix = T.Bind(y * sy + ky * dy - top), T.Bind(x * sx + kx * dx - left)
+            inside = T.And(T.And(iy >= 0, iy < w.height), T.And(ix >= 0, ix < w.width))
+            places.append((ky * kw + kx, iy, ix, inside))
+    return places
+
+
+def _add(kernel: Kernel, gradient: Any, value: Expression, *index: Expression, lanes: int) -> None:
+    kernel.store(gradient, kernel.load(gradient, *index, lanes=lanes) + value, *index, lanes=lanes)
+
+
+def _maximum(kernel: Kernel, pool: Pool2d, tensors: Tensors, at: tuple[Expression, ...], lanes: int) -> None:
+    """Find the first largest place (by its number, a float in the lanes of the values), then give it the gradient."""
+    (source, g, gradient), (image, y, x, c) = tensors, at
+    best, place = kernel.registers(lanes), kernel.registers(lanes)
+    kernel.store(best, kernel.splat(T.min_value(kernel.dtype), lanes), 0, lanes=lanes)
+    kernel.store(place, kernel.constant(-1.0, lanes), 0, lanes=lanes)
+    places = _taps(pool, y, x)
+    for number, iy, ix, inside in places:
+        with T.If(inside), T.Then():
+            value = T.Bind(kernel.load(source, image, iy, ix, c, lanes=lanes))
+            kept, where = T.Bind(kernel.load(best, 0, lanes=lanes)), T.Bind(kernel.load(place, 0, lanes=lanes))
+            first = where < kernel.constant(0.0, lanes)
+            taken = T.Or(T.Or(value > kept, T.isnan(value)), first)
+            kernel.store(place, T.Select(taken, kernel.constant(float(number), lanes), where), 0, lanes=lanes)
+            kernel.store(best, T.Select(taken, value, kept), 0, lanes=lanes)
+    for number, iy, ix, inside in places:
+        with T.If(inside), T.Then():
+            mine = tirx.EQ(kernel.load(place, 0, lanes=lanes), kernel.constant(float(number), lanes))
+            value = T.Select(mine, kernel.load(g, image, y, x, c, lanes=lanes), kernel.constant(0.0, lanes))
+            _add(kernel, gradient, value, image, iy, ix, c, lanes=lanes)
+
+
+def _average(kernel: Kernel, pool: Pool2d, tensors: Tensors, at: tuple[Expression, ...], lanes: int) -> None:
+    (_, g, gradient), (image, y, x, c) = tensors, at
+    places = _taps(pool, y, x)
+    divisor: Expression = kernel.constant(float(len(places)))
+    if not pool.count_include_pad:
+        one, zero = kernel.constant(1.0), kernel.constant(0.0)
+        counted = [T.if_then_else(inside, one, zero) for *_, inside in places]
+        divisor = T.Bind(sum(counted[1:], counted[0]))
+    share = T.Bind(kernel.load(g, image, y, x, c, lanes=lanes) / kernel.splat(divisor, lanes))
+    for _, iy, ix, inside in places:
+        with T.If(inside), T.Then():
+            _add(kernel, gradient, share, image, iy, ix, c, lanes=lanes)
+
+
+def spatial_mean_gradient(machine: Machine, dtype: str, shape: Sequence[int]) -> "tvm.tirx.PrimFunc":
+    """Arguments: g (batch, channels), gradient of `shape` (batch, …, channels): g / positions everywhere."""
+    kernel = Kernel(machine, dtype)
+    batch, pixels, channels = shape[0], math.prod(shape[1:-1]), shape[-1]
+    with kernel.function():
+        g, whole = kernel.argument("g", (batch, channels)), kernel.argument("gradient", shape)
+        gradient = kernel.view(whole, (batch, pixels, channels))
+        with T.parallel(batch) as image, T.serial(pixels) as p:
+
+            def spread(c: Expression, lanes: int, p: Expression = p) -> None:
+                value = kernel.load(g, image, c, lanes=lanes) / kernel.constant(float(pixels), lanes)
+                kernel.store(gradient, value, image, p, c, lanes=lanes)
+
+            kernel.for_vectors(channels, spread)
+    return kernel.finish()

@@ -1,0 +1,164 @@
+"""Dialect → kernels: every `privlib.` operator becomes a call of a generated TIR function; the cost model picks the
+kernel family.
+
+Weights are packed by kernels of their own, from parameters alone, so that for inference Relax can lift them out of the
+function and they run once; in training they run once a step.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from privlib.compiler import costs, dialect, lower_gradients
+from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
+from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, winograd
+from privlib.compiler.kernels.conv_direct import Epilogue
+from privlib.compiler.kernels.matmul import Matmul
+from privlib.compiler.kernels.shapes import Conv2d
+from privlib.compiler.target import Machine
+
+
+def lower(module: tvm.IRModule, machine: Machine) -> tvm.IRModule:
+    """The pass: main in the dialect → main of call_tir, with the kernels beside it in the module."""
+    return Lowering(module["main"], machine).run()
+
+
+class Lowering:
+    """The state of the pass, and a method for each operator of inference; `lower_gradients` has those of training."""
+
+    def __init__(self, main: relax.Function, machine: Machine) -> None:
+        self.main, self.machine, self.builder = main, machine, relax.BlockBuilder()
+        self.values: dict[relax.Var, relax.Expr] = {}
+
+    def run(self) -> tvm.IRModule:
+        parameters = [relax.Var(p.name, p.ty) for p in self.main.params]
+        self.values.update(zip(self.main.params, parameters, strict=True))
+        with self.builder.function("main", parameters, attrs=dict(self.main.attrs.items())):
+            with self.builder.dataflow():
+                for block in self.main.body.blocks:
+                    for binding in block.bindings:
+                        self.values[binding.var] = self.builder.emit(self.visit(binding.value))
+                output = self.builder.emit_output(self.get(self.main.body.body))
+            self.builder.emit_func_output(output)
+        return self.builder.get()
+
+    def get(self, expression: relax.Expr) -> relax.Expr:
+        if isinstance(expression, relax.Tuple):
+            return relax.Tuple([self.get(part) for part in expression.fields])
+        if isinstance(expression, relax.TupleGetItem):
+            return relax.TupleGetItem(self.get(expression.tuple_value), expression.index)
+        return self.values.get(expression, expression) if isinstance(expression, relax.Var) else expression
+
+    def visit(self, value: relax.Expr) -> relax.Expr:
+        if not isinstance(value, relax.Call):
+            return self.get(value)
+        args = [self.get(arg) for arg in value.args]
+        name = str(value.op.name)
+        if not name.startswith("privlib."):
+            return relax.Call(value.op, args, value.attrs, value.ty_args)
+        short = name.removeprefix("privlib.")
+        if hasattr(self, short):
+            return getattr(self, short)(args, value)
+        return lower_gradients.LOWERINGS[short](self, args, value)
+
+    def call_kernel(
+        self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shape: Sequence[int]
+    ) -> relax.Expr:
+        kernel = self.builder.add_func(function, name)
+        return relax.call_tir(kernel, list(args), out_ty=relax.TensorType(tuple(shape), dtype_of(args[0])))
+
+    def call_kernels(
+        self, name: str, function: "tvm.tirx.PrimFunc", args: Sequence[relax.Expr], shapes: Sequence[Sequence[int]]
+    ) -> relax.Expr:
+        """A kernel with several results."""
+        kernel = self.builder.add_func(function, name)
+        types = [relax.TensorType(tuple(shape), dtype_of(args[0])) for shape in shapes]
+        return relax.call_tir(kernel, list(args), out_ty=types)
+
+    def conv2d(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        shape = dialect.conv_shape(shape_of(args[0]), shape_of(args[1]), call.attrs)
+        return self.convolution(args, shape, epilogue_of(call.attrs), bool(call.attrs["nchw"]), shape_of(call))
+
+    def dense(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        *outer, c_in = shape_of(args[0])
+        return self.matmul(
+            args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
+        )
+
+    def matmul(self, args: Sequence[relax.Expr], shape: Matmul, epilogue: Epilogue, out: Sequence[int]) -> relax.Expr:
+        """args: x (…, c_in), weight (c_out, c_in, …1), [bias], [residual]; both are seen as matrices."""
+        machine, dtype = self.machine, dtype_of(args[0])
+        flat, matrix = self.reshape(args[0], (shape.rows, shape.c_in)), self.reshape(args[1], (shape.c_out, shape.c_in))
+        size = f"{shape.rows}_{shape.c_in}_{shape.c_out}"
+        packed = self.pack(f"pack_matmul_{shape.c_in}_{shape.c_out}", matmul, shape, matrix)
+        rest = list(args[2:])
+        if epilogue.residual:
+            rest[-1] = self.reshape(rest[-1], (shape.rows, shape.c_out))
+        function = matmul.matmul(machine, dtype, shape, epilogue)
+        result = self.call_kernel(f"matmul_{size}", function, [flat, packed, *rest], (shape.rows, shape.c_out))
+        return self.reshape(self.builder.emit(result), out)
+
+    def reshape(self, value: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+        return value if shape_of(value) == tuple(shape) else self.builder.emit(relax.op.reshape(value, tuple(shape)))
+
+    def convolution(
+        self, args: Sequence[relax.Expr], shape: Conv2d, epilogue: Epilogue, nchw: bool, out: Sequence[int]
+    ) -> relax.Expr:
+        if shape.pointwise and not nchw:
+            pixels = shape.batch * shape.height * shape.width
+            return self.matmul(args, Matmul(pixels, shape.c_in, shape.c_out), epilogue, out)
+        machine, dtype = self.machine, dtype_of(args[0])
+        family = costs.choose_conv(machine, dtype, shape)
+        kernels = {"direct": conv_direct, "winograd": winograd, "depthwise": depthwise}[family]
+        size = f"{shape.height}x{shape.width}_{shape.c_in}_{shape.c_out}"
+        packed = self.pack(f"pack_{family}_{size}", kernels, shape, args[1])
+        function = kernels.conv2d(machine, dtype, shape, epilogue, nchw)
+        return self.call_kernel(f"conv2d_{family}_{size}", function, [args[0], packed, *args[2:]], out)
+
+    def separable(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        machine, dtype, a = self.machine, dtype_of(args[0]), call.attrs
+        shape = dialect.conv_shape(shape_of(args[0]), shape_of(args[1]), a)
+        inner = Epilogue(bool(a["inner_bias"]), False, str(a["inner_activation"]))
+        x, filters, *rest = args
+        inner_bias = [rest.pop(0)] if inner.bias else []
+        c_out, size = shape_of(rest[0])[0], f"{shape.height}x{shape.width}_{shape.c_in}"
+        product = Matmul(shape.batch * shape.out_height * shape.out_width, shape.c_in, c_out)
+        packed = [
+            self.pack(f"pack_depthwise_{size}", depthwise, shape, filters),
+            *inner_bias,
+            self.pack(f"pack_matmul_{shape.c_in}_{c_out}", matmul, product, self.reshape(rest[0], (c_out, shape.c_in))),
+        ]
+        function = separable.conv2d(machine, dtype, shape, inner, c_out, epilogue_of(a))
+        return self.call_kernel(f"separable_{size}_{c_out}", function, [x, *packed, *rest[1:]], shape_of(call))
+
+    def pack(self, name: str, kernels: Any, shape: Conv2d | Matmul, weight: relax.Expr) -> relax.Expr:
+        """Emit the packing kernel of a family (a module of `kernels`) for one weight."""
+        machine, dtype = self.machine, dtype_of(weight)
+        function = kernels.pack_weights(machine, dtype, shape)
+        return self.builder.emit(
+            self.call_kernel(name, function, [weight], kernels.packed_shape(machine, dtype, shape))
+        )
+
+    def norm(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        shape = dialect.norm_shape(shape_of(args[0]), call.attrs)
+        function = norm.group_norm(self.machine, dtype_of(args[0]), shape, epilogue_of(call.attrs))
+        return self.call_kernel("norm", function, args, shape.shape)
+
+    def pool2d(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        shape = dialect.pool_shape(shape_of(args[0]), call.attrs)
+        return self.call_kernel(
+            f"pool2d_{shape.kind}", pool.pool2d(self.machine, dtype_of(args[0]), shape), args, shape_of(call)
+        )
+
+    def spatial_mean(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        function = pool.spatial_mean(self.machine, dtype_of(args[0]), shape_of(args[0]))
+        return self.call_kernel("spatial_mean", function, args, shape_of(call))
+
+    def elementwise(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        formula, shape = str(call.attrs["formula"]), shape_of(args[0])
+        per_channel = [len(shape_of(arg)) == 1 and len(shape) > 1 for arg in args]
+        function = pointwise.elementwise(self.machine, dtype_of(args[0]), shape, formula, per_channel)
+        return self.call_kernel(f"elementwise_{formula}", function, args, shape)

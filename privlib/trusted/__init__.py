@@ -1,0 +1,7 @@
+"""What runs inside an enclave, and nothing else: it needs Python, NumPy and the TVM runtime, never PyTorch or a
+compiler."""
+
+from privlib.trusted.artifact import ArtifactError, load
+from privlib.trusted.model import CompiledModel
+
+__all__ = ["ArtifactError", "CompiledModel", "load"]

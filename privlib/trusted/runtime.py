@@ -1,0 +1,76 @@
+"""The TVM runtime as privlib uses it: all available cores, a module loaded once its CPU level is known to be here."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tvm_ffi
+
+from privlib.trusted.artifact import ArtifactError
+
+# What the x86-64 psABI's micro-architecture levels add to an older CPU, as Linux spells it (abm is LZCNT).
+_V3 = frozenset({"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"})
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+LEVELS = {"x86-64-v4": _V4, "x86-64-v3": _V3}
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Feature flags of the first CPU as Linux reports them (empty where /proc/cpuinfo is missing)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+@cache
+def use_all_cores() -> int:
+    """Give TVM's thread pool every core this process may run on; returns their number.
+
+    The pool is made at its first use with half of the hardware threads unless the environment says otherwise, and
+    cannot grow later.
+    """
+    cores = len(os.sched_getaffinity(0))
+    os.environ["TVM_NUM_THREADS"] = str(cores)
+    tvm_ffi.get_global_func("runtime.config_threadpool")(1, cores)
+    return cores
+
+
+def tvm_runtime() -> Any:
+    """The module `tvm.runtime`; where PyTorch is not installed, TVM's compiler is left out.
+
+    The choice is made by an environment variable, which goes again at once: a child process may want the compiler.
+    """
+    name = "TVM_USE_RUNTIME_LIB"
+    alone = "tvm" not in sys.modules and name not in os.environ and importlib.util.find_spec("torch") is None
+    if alone:
+        os.environ[name] = "1"
+    try:
+        importlib.import_module("tvm.runtime.vm")
+        return importlib.import_module("tvm.runtime")
+    finally:
+        if alone:
+            del os.environ[name]
+
+
+def virtual_machine(library: Path, level: str) -> Any:
+    """Load a compiled library and return its virtual machine on the CPU.
+
+    Raises ArtifactError where the CPU lacks a feature of `level`: the code would die on an illegal instruction.
+    """
+    missing = sorted(LEVELS.get(level, frozenset({f"level {level}"})) - cpu_features())
+    if missing:
+        raise ArtifactError(
+            f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"
+        )
+    runtime = tvm_runtime()
+    use_all_cores()
+    return runtime.vm.VirtualMachine(runtime.load_module(str(library)), runtime.device("cpu"))

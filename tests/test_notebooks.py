@@ -1,0 +1,104 @@
+"""Every notebook runs in `smoke`, twice: no error, no unexecuted cell, no figure without alternative text, valid and
+repeatable records. And the sources are as they should be: no outputs, short cells, one parameters cell."""
+
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from privlib.suite import notebooks, records, runner
+from privlib.suite.progress import Progress
+from privlib.suite.records import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [notebook.name for notebook in notebooks.find(ROOT, [])]
+LONGEST_CELL = 15
+_IMG = re.compile(r"<img\b[^>]*>")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Run]]:
+    """Two fresh smoke runs of every notebook."""
+    found: dict[str, list[Run]] = {name: [] for name in NAMES}
+    for number in (1, 2):
+        results = tmp_path_factory.mktemp(f"results-{number}")
+        begin = time.monotonic()
+        runner.run(runner.Request(ROOT, profile="smoke", results=results), Progress())
+        print(f"smoke run {number}: {time.monotonic() - begin:.0f} s")
+        for run in records.find(results):
+            found[run.data["benchmark"]].append(run)
+    return {name: (first, second) for name, (first, second) in found.items()}
+
+
+def _executed(run: Run) -> NotebookNode:
+    return nbformat.read(run.folder / "executed.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_through_and_leaves_a_valid_record(runs: dict[str, tuple[Run, Run]], name: str) -> None:
+    for run in runs[name]:
+        assert run.data["status"] == "ok", run.data["reason"]
+        assert run.data["profile"] == "smoke"
+        records.validate(run.data)
+        assert records.read(run.folder).data == run.data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_was_executed_without_error(runs: dict[str, tuple[Run, Run]], name: str) -> None:
+    node = _executed(runs[name][0])
+    nbformat.validate(node)
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_alternative_text(runs: dict[str, tuple[Run, Run]], name: str) -> None:
+    for run in runs[name]:
+        pictures = 0
+        for cell in _executed(run).cells:
+            assert not re.search(r"!\[\s*\]\(", cell.source), "a Markdown image without alternative text"
+            for output in cell.get("outputs", []):
+                for kind in output.get("data", {}):
+                    if kind.startswith("image/"):
+                        pictures += 1
+                        assert len(output.metadata.get(kind, {}).get("alt", "")) >= 20, cell.source
+                for tag in _IMG.findall("".join(output.get("data", {}).get("text/html", ""))):
+                    assert 'alt="' in tag, tag
+        assert pictures == len(run.data["figures"])
+        assert all((run.folder / figure["file"]).stat().st_size > 1000 for figure in run.data["figures"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_fresh_runs_agree(runs: dict[str, tuple[Run, Run]], name: str) -> None:
+    first, second = runs[name]
+    assert first.data["digest"] == second.data["digest"]
+    assert set(first.metrics()) == set(second.metrics())
+    for metric in second.data["metrics"]:
+        if metric["class"] == "random":
+            interval = first.metrics()[metric["name"]]["interval"]
+            assert interval is not None, f"{metric['name']} is random and has no interval"
+            assert interval["low"] <= metric["value"] <= interval["high"], metric["name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_source_is_clean(name: str) -> None:
+    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    node = nbformat.reads(text, as_version=4)
+    assert (node.nbformat, node.nbformat_minor) == (4, 5)
+    assert node.metadata["kernelspec"]["name"] == "python3"
+    assert node.cells[0].cell_type == "markdown"
+    assert node.cells[0].source.startswith("# ")
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in node.cells) == 1
+    for cell in node.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [], "outputs belong to runs"
+            assert cell.execution_count is None
+            assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
+            assert not re.search(r"^\s*[%!]|/home/|/Users/|/root/", cell.source, re.MULTILINE), cell.source
+    notebook = notebooks.load(ROOT / "notebooks" / f"{name}.ipynb")
+    assert notebook.parameters["profile"] == "quick"
+    assert notebook.talk
