@@ -1,0 +1,13 @@
+"""Ginseng: an accelerator (VTA) whose every byte in DRAM is encrypted and authenticated, simulated.
+
+`lower` turns a quantised network into instruction streams; `simulate` times one inference under a protection mode.
+"""
+
+from privlib.ginseng.errors import GinsengError
+from privlib.ginseng.report import CycleReport
+from privlib.ginseng.simulate import simulate
+from privlib.ginseng.vta.compile import lower
+from privlib.ginseng.vta.config import TecTiming
+from privlib.ginseng.vta.program import VtaProgram
+
+__all__ = ["CycleReport", "GinsengError", "TecTiming", "VtaProgram", "lower", "simulate"]
