@@ -16,13 +16,39 @@ class _Builder:
         self.layers: list[Window] = []
         self.last, self.shape = "input", shape
 
-    def conv(self, name: str, filters: int, kernel: int = 3, stride: int = 1, pad: int | None = None, *,
-             source: tuple[str, Shape] | None = None, add: str | None = None, depthwise: bool = False,
-             relu: bool = True) -> tuple[str, Shape]:
+    def conv(
+        self,
+        name: str,
+        filters: int,
+        kernel: int = 3,
+        stride: int = 1,
+        pad: int | None = None,
+        *,
+        source: tuple[str, Shape] | None = None,
+        add: str | None = None,
+        depthwise: bool = False,
+        relu: bool = True,
+    ) -> tuple[str, Shape]:
         origin, (channels, height, width) = source or (self.last, self.shape)
         fan_in = kernel * kernel * (1 if depthwise else channels)
-        self._append(Conv(name, origin, channels, height, width, kernel, stride, natural_shift(fan_in), filters,
-                          kernel // 2 if pad is None else pad, depthwise, relu, add, 6 if add else 0))
+        self._append(
+            Conv(
+                name,
+                origin,
+                channels,
+                height,
+                width,
+                kernel,
+                stride,
+                natural_shift(fan_in),
+                filters,
+                kernel // 2 if pad is None else pad,
+                depthwise,
+                relu,
+                add,
+                6 if add else 0,
+            )
+        )
         return self.last, self.shape
 
     def pool(self, kind: type[MaxPool] | type[SumPool], name: str, kernel: int, shift: int = 0) -> None:
@@ -51,14 +77,21 @@ def _basic_block(builder: _Builder, name: str, filters: int, stride: int, labels
 
 
 def resnet18() -> Network:
-    """The part of ResNet-18 v1 that the published run put on the accelerator: everything after the first convolution and
-    pool up to the last, so the layers C2...C11 appear 4, 1, 1, 3, 1, 1, 3, 1, 1, 3 times (eight residual additions)."""
+    """The part of ResNet-18 v1 that the published run put on the accelerator: everything after the first convolution
+    and pool up to the last, so the layers C2...C11 appear 4, 1, 1, 3, 1, 1, 3, 1, 1, 3 times (eight residual
+    additions)."""
     shape = (64, 56, 56)
     builder = _Builder(shape)
-    for stage, (filters, labels) in enumerate(((64, ("C2", "C2", "")), (128, ("C3", "C5", "C4")),
-                                               (256, ("C6", "C8", "C7")), (512, ("C9", "C11", "C10")))):
-        _basic_block(builder, f"{stage + 1}.1", filters, 1 if stage == 0 else 2,
-                     (labels[0] + "a" if stage == 0 else labels[0], labels[1], labels[2]))
+    for stage, (filters, labels) in enumerate(
+        ((64, ("C2", "C2", "")), (128, ("C3", "C5", "C4")), (256, ("C6", "C8", "C7")), (512, ("C9", "C11", "C10")))
+    ):
+        _basic_block(
+            builder,
+            f"{stage + 1}.1",
+            filters,
+            1 if stage == 0 else 2,
+            (labels[0] + "a" if stage == 0 else labels[0], labels[1], labels[2]),
+        )
         _basic_block(builder, f"{stage + 1}.2", filters, 1, (labels[1] + "a", labels[1], ""))
     return builder.network("resnet18", shape)
 
@@ -102,7 +135,11 @@ def mobilenet() -> Network:
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {
-    "resnet18": resnet18, "resnet32": resnet32, "vgg9": vgg9, "mobilenet": mobilenet}
+    "resnet18": resnet18,
+    "resnet32": resnet32,
+    "vgg9": vgg9,
+    "mobilenet": mobilenet,
+}
 
 
 def build(name: str) -> Network:

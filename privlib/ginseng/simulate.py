@@ -30,16 +30,24 @@ def rtl_timing(path: Path = RTL_TIMING) -> TecTiming:
         raise ProtectionError(f"{path.name} must hold latency_cycles and blocks_per_cycle: {error}") from error
 
 
-def simulate(program: VtaProgram, protection: str = "none", *, memory: MemoryTiming = DRAM,
-             engines: EngineTiming = PIPELINED, tec: TecTiming | None = None, check: str = "before_use",
-             partition: Mapping[str, Blocks] | None = None, tag_buffer_lines: int = TAG_BUFFER_LINES,
-             trace: bool = False) -> CycleReport:
+def simulate(
+    program: VtaProgram,
+    protection: str = "none",
+    *,
+    memory: MemoryTiming = DRAM,
+    engines: EngineTiming = PIPELINED,
+    tec: TecTiming | None = None,
+    check: str = "before_use",
+    partition: Mapping[str, Blocks] | None = None,
+    tag_buffer_lines: int = TAG_BUFFER_LINES,
+    trace: bool = False,
+) -> CycleReport:
     """One inference, timed; no data is needed.
 
     protection  "none", "ctr", "mee", "mgx" or "tec" (see `privlib.ginseng.memory.traffic`)
     tec         timing of the cipher, which all modes but "none" use; by default what the RTL simulation measured
-    check       "before_use": no instruction reads a tile before its tag is checked; "before_store": no STORE leaves before
-                everything that went into it is checked
+    check       "before_use": no instruction reads a tile before its tag is checked; "before_store": no STORE leaves
+                before everything that went into it is checked
     partition   authentication blocks by region for "tec"; by default chosen from the program's accesses
     trace       keep every instruction's start and end in the report
 
@@ -58,8 +66,16 @@ def simulate(program: VtaProgram, protection: str = "none", *, memory: MemoryTim
     traffic = traffic_model(protection, program, partition=partition, tag_buffer_lines=tag_buffer_lines)
     reports, dying = [], program.last_use()
     for layer in program.layers:
-        simulation = LayerSimulation(layer, program.regions[f"{layer.name}:instructions"], program.config, engines, memory,
-                                     traffic, checking, trace=trace)
+        simulation = LayerSimulation(
+            layer,
+            program.regions[f"{layer.name}:instructions"],
+            program.config,
+            engines,
+            memory,
+            traffic,
+            checking,
+            trace=trace,
+        )
         reports.append(simulation.run(traffic.finish if layer is program.layers[-1] else tuple))
         traffic.release(dying[layer.name])
     return CycleReport(program.network.name, protection, memory.name, tuple(reports))

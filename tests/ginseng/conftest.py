@@ -22,17 +22,21 @@ SCHEDULES = {
 
 
 def tiny_network() -> Network:
-    return Network("tiny", (20, 12, 12), (
-        Conv("a", "input", 20, 12, 12, 3, 1, 11, 40, 1),
-        Conv("b", "a", 40, 12, 12, 3, 2, 12, 40, 1, relu=False),
-        Conv("p", "a", 40, 12, 12, 1, 2, 10, 40, 0),
-        Conv("c", "b", 40, 6, 6, 3, 1, 12, 40, 1, add="p", residual_shift=3),
-        Conv("r", "c", 40, 6, 6, 1, 1, 11, 40, 0, add="b", residual_shift=6, relu=False),
-        Conv("d", "r", 40, 6, 6, 3, 1, 8, 40, 1, depthwise=True, relu=False),
-        MaxPool("m", "d", 40, 6, 6, 2, 2),
-        SumPool("s", "m", 40, 3, 3, 3, 1, 3),
-        Conv("e", "s", 40, 1, 1, 1, 1, 10, 10, 0, relu=False),
-    ))
+    return Network(
+        "tiny",
+        (20, 12, 12),
+        (
+            Conv("a", "input", 20, 12, 12, 3, 1, 11, 40, 1),
+            Conv("b", "a", 40, 12, 12, 3, 2, 12, 40, 1, relu=False),
+            Conv("p", "a", 40, 12, 12, 1, 2, 10, 40, 0),
+            Conv("c", "b", 40, 6, 6, 3, 1, 12, 40, 1, add="p", residual_shift=3),
+            Conv("r", "c", 40, 6, 6, 1, 1, 11, 40, 0, add="b", residual_shift=6, relu=False),
+            Conv("d", "r", 40, 6, 6, 3, 1, 8, 40, 1, depthwise=True, relu=False),
+            MaxPool("m", "d", 40, 6, 6, 2, 2),
+            SumPool("s", "m", 40, 3, 3, 3, 1, 3),
+            Conv("e", "s", 40, 1, 1, 1, 1, 10, 10, 0, relu=False),
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

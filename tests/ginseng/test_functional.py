@@ -18,13 +18,16 @@ from privlib.ginseng.vta.schedule import Schedule
 from tests.ginseng.int8_reference import forward
 
 
-def _every_tensor(program: VtaProgram, parameters: Parameters, image: np.ndarray, policy: functional.Policy) -> dict[
-        str, np.ndarray]:
+def _every_tensor(
+    program: VtaProgram, parameters: Parameters, image: np.ndarray, policy: functional.Policy
+) -> dict[str, np.ndarray]:
     memory = protected_dram("none", program)
     functional.load_constants(program, parameters, memory)
     functional.run(program, memory, image, policy=policy)
-    return {name: program.unpack(memory.read(program.regions[name].base, program.regions[name].end), shape)
-            for name, shape in program.network.shapes.items()}
+    return {
+        name: program.unpack(memory.read(program.regions[name].base, program.regions[name].end), shape)
+        for name, shape in program.network.shapes.items()
+    }
 
 
 def test_every_tensor_equals_the_reference(tiny: VtaProgram, tiny_parameters: Parameters, image: np.ndarray) -> None:
@@ -34,20 +37,22 @@ def test_every_tensor_equals_the_reference(tiny: VtaProgram, tiny_parameters: Pa
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_dependence_bits_make_every_interleaving_give_the_same(tiny: VtaProgram, tiny_parameters: Parameters,
-                                                               image: np.ndarray, seed: int) -> None:
+def test_dependence_bits_make_every_interleaving_give_the_same(
+    tiny: VtaProgram, tiny_parameters: Parameters, image: np.ndarray, seed: int
+) -> None:
     generator = np.random.default_rng(seed)
 
     def erratic(ready: Sequence[isa.Engine]) -> isa.Engine:
-        return min(ready) if seed == 0 else ready[generator.integers(len(ready))]
+        return min(ready) if seed == 0 else ready[int(generator.integers(len(ready)))]
 
     got = _every_tensor(tiny, tiny_parameters, image, erratic)
     for name, expected in forward(tiny.network, tiny_parameters, image).items():
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
 
 
-def test_without_its_tokens_some_interleaving_goes_wrong(tiny: VtaProgram, tiny_parameters: Parameters,
-                                                         image: np.ndarray) -> None:
+def test_without_its_tokens_some_interleaving_goes_wrong(
+    tiny: VtaProgram, tiny_parameters: Parameters, image: np.ndarray
+) -> None:
     memory = protected_dram("none", tiny)
     functional.load_constants(tiny, tiny_parameters, memory)
     memory.begin(tiny.regions["input"])
@@ -62,16 +67,46 @@ def test_without_its_tokens_some_interleaving_goes_wrong(tiny: VtaProgram, tiny_
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(channels=st.integers(1, 40), filters=st.integers(1, 40), size=st.integers(3, 11), kernel=st.sampled_from([1, 2, 3]),
-       stride=st.sampled_from([1, 2]), pad=st.integers(0, 1), depthwise=st.booleans(), relu=st.booleans(),
-       shift=st.integers(0, 13), rows=st.integers(1, 11), columns=st.integers(1, 11), chunk=st.integers(1, 3),
-       outs=st.integers(1, 3), order=st.sampled_from(["rows", "channels"]), interleave=st.sampled_from(["", "out", "rows"]),
-       data=st.data())
-def test_any_convolution_under_any_schedule(channels: int, filters: int, size: int, kernel: int, stride: int, pad: int,
-                                            depthwise: bool, relu: bool, shift: int, rows: int, columns: int, chunk: int,
-                                            outs: int, order: str, interleave: str, data: st.DataObject) -> None:
+@given(
+    channels=st.integers(1, 40),
+    filters=st.integers(1, 40),
+    size=st.integers(3, 11),
+    kernel=st.sampled_from([1, 2, 3]),
+    stride=st.sampled_from([1, 2]),
+    pad=st.integers(0, 1),
+    depthwise=st.booleans(),
+    relu=st.booleans(),
+    shift=st.integers(0, 13),
+    rows=st.integers(1, 11),
+    columns=st.integers(1, 11),
+    chunk=st.integers(1, 3),
+    outs=st.integers(1, 3),
+    order=st.sampled_from(["rows", "channels"]),
+    interleave=st.sampled_from(["", "out", "rows"]),
+    data=st.data(),
+)
+def test_any_convolution_under_any_schedule(
+    channels: int,
+    filters: int,
+    size: int,
+    kernel: int,
+    stride: int,
+    pad: int,
+    depthwise: bool,
+    relu: bool,
+    shift: int,
+    rows: int,
+    columns: int,
+    chunk: int,
+    outs: int,
+    order: str,
+    interleave: str,
+    data: st.DataObject,
+) -> None:
     filters = channels if depthwise else filters
-    layer = Conv("y", "input", channels, size, size, kernel, stride, shift, filters, min(pad, kernel - 1), depthwise, relu)
+    layer = Conv(
+        "y", "input", channels, size, size, kernel, stride, shift, filters, min(pad, kernel - 1), depthwise, relu
+    )
     network = Network("one", (channels, size, size), (layer,))
     reuse = interleave == ""
     schedule = Schedule(rows, columns, chunk, outs, order, interleave, reuse, fused_relu=data.draw(st.booleans()))
@@ -101,21 +136,25 @@ def test_a_stream_that_waits_for_nobody_is_refused(tiny: VtaProgram) -> None:
         functional.launch([isa.Gemm(pop_prev=True)], protected_dram("none", tiny), PUBLISHED)
 
 
-@pytest.mark.parametrize("instruction", [
-    isa.Load(memory=isa.Memory.INP, sram_base=2040, x_size=16, x_stride=16),
-    isa.Load(memory=isa.Memory.OUT),
-    isa.Store(memory=isa.Memory.INP),
-    isa.Store(memory=isa.Memory.OUT, sram_base=2047, x_size=2),
-    isa.Gemm(uop_begin=0, uop_end=9000),
-    isa.Gemm(uop_end=1, iter_in=3000, src_factor_in=1),
-    isa.Alu(uop_end=1, iter_in=3000, dst_factor_in=1),
-])
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        isa.Load(memory=isa.Memory.INP, sram_base=2040, x_size=16, x_stride=16),
+        isa.Load(memory=isa.Memory.OUT),
+        isa.Store(memory=isa.Memory.INP),
+        isa.Store(memory=isa.Memory.OUT, sram_base=2047, x_size=2),
+        isa.Gemm(uop_begin=0, uop_end=9000),
+        isa.Gemm(uop_end=1, iter_in=3000, src_factor_in=1),
+        isa.Alu(uop_end=1, iter_in=3000, dst_factor_in=1),
+    ],
+)
 def test_an_index_outside_a_buffer_is_refused(tiny: VtaProgram, instruction: isa.Instruction) -> None:
     with pytest.raises(ExecutionError):
         functional.launch([instruction], protected_dram("none", tiny), PUBLISHED)
 
 
 def test_an_image_of_another_shape_or_type_is_refused(tiny: VtaProgram) -> None:
-    for image in (np.zeros((3, 12, 12), np.int8), np.zeros(tiny.network.input_shape, np.float32)):
+    images: list[np.ndarray] = [np.zeros((3, 12, 12), np.int8), np.zeros(tiny.network.input_shape, np.float32)]
+    for image in images:
         with pytest.raises(ExecutionError, match="int8"):
             functional.run(tiny, protected_dram("none", tiny), image)

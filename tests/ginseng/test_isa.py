@@ -12,8 +12,20 @@ from privlib.ginseng.vta import isa
 
 
 def test_load_fields_sit_where_hw_spec_puts_them() -> None:
-    raw = isa.Load(pop_next=True, push_next=True, memory=isa.Memory.INP, sram_base=0x1234, dram_base=0x89ABCDEF, y_size=3,
-                   x_size=5, x_stride=7, y_pad_0=1, y_pad_1=2, x_pad_0=3, x_pad_1=4).encode()
+    raw = isa.Load(
+        pop_next=True,
+        push_next=True,
+        memory=isa.Memory.INP,
+        sram_base=0x1234,
+        dram_base=0x89ABCDEF,
+        y_size=3,
+        x_size=5,
+        x_stride=7,
+        y_pad_0=1,
+        y_pad_1=2,
+        x_pad_0=3,
+        x_pad_1=4,
+    ).encode()
     words = int.from_bytes(raw, "little")
     assert words & 7 == 0
     assert (words >> 3 & 1, words >> 4 & 1, words >> 5 & 1, words >> 6 & 1) == (0, 1, 0, 1)
@@ -27,15 +39,38 @@ def test_load_fields_sit_where_hw_spec_puts_them() -> None:
 
 
 def test_gemm_and_alu_fields_sit_where_hw_spec_puts_them() -> None:
-    words = int.from_bytes(isa.Gemm(reset=True, uop_begin=0x1555, uop_end=0x2AAA, iter_out=0x3001, iter_in=9,
-                                    dst_factor_out=1, dst_factor_in=2, src_factor_out=3, src_factor_in=4,
-                                    wgt_factor_out=5, wgt_factor_in=6).encode(), "little")
+    words = int.from_bytes(
+        isa.Gemm(
+            reset=True,
+            uop_begin=0x1555,
+            uop_end=0x2AAA,
+            iter_out=0x3001,
+            iter_in=9,
+            dst_factor_out=1,
+            dst_factor_in=2,
+            src_factor_out=3,
+            src_factor_in=4,
+            wgt_factor_out=5,
+            wgt_factor_in=6,
+        ).encode(),
+        "little",
+    )
     assert words & 7 == 2 and words >> 7 & 1 == 1
     assert (words >> 8 & 0x1FFF, words >> 21 & 0x3FFF, words >> 35 & 0x3FFF, words >> 49 & 0x3FFF) == (
-        0x1555, 0x2AAA, 0x3001, 9)
+        0x1555,
+        0x2AAA,
+        0x3001,
+        9,
+    )
     second = words >> 64
     assert [second >> s & m for s, m in ((0, 2047), (11, 2047), (22, 2047), (33, 2047), (44, 1023), (54, 1023))] == [
-        1, 2, 3, 4, 5, 6]
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     alu = int.from_bytes(isa.Alu(op=isa.AluOp.SHR, use_immediate=True, immediate=-2).encode(), "little") >> 64
     assert alu >> 44 & 7 == 3 and alu >> 47 & 1 == 1 and alu >> 48 & 0xFFFF == 0xFFFE
 

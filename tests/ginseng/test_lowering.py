@@ -24,10 +24,12 @@ def test_resnet18_has_the_published_layers_and_multiplications() -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [("vgg9", 3_510_858), ("mobilenet", 3_217_226 - 2 * 10_944)])
 def test_tables_have_the_models_parameters(name: str, parameters: int) -> None:
-    # MobileNet's norms have a scale that folding removes and a shift that becomes the bias: 10,944 channels, of which the
-    # table keeps the shift.
+    # MobileNet's norms have a scale that folding removes and a shift that becomes the bias: 10,944 channels, of which
+    # the table keeps the shift.
     network = networks.build(name)
-    counted = sum(int(np.prod(layer.weight_shape)) + layer.filters for layer in network.layers if isinstance(layer, Conv))
+    counted = sum(
+        int(np.prod(layer.weight_shape)) + layer.filters for layer in network.layers if isinstance(layer, Conv)
+    )
     assert counted == (parameters if name == "vgg9" else parameters + 10_944)
 
 
@@ -38,22 +40,27 @@ def test_unknown_names_are_refused() -> None:
         lower("vgg9", tiling="best")
 
 
-@pytest.mark.parametrize(("layers", "message"), [
-    ((Conv("a", "nowhere", 3, 8, 8, filters=16),), "nowhere"),
-    ((Conv("a", "input", 3, 9, 8, filters=16),), "reads 'input'"),
-    ((Conv("a", "input", 3, 8, 8, filters=16), Conv("a", "input", 3, 8, 8, filters=16)), "two tensors"),
-    ((Conv("a", "input", 3, 8, 8, filters=16, add="input"),), "reads 'input'"),
-    ((Conv("a", "input", 3, 8, 8, 9, filters=16),), "output"),
-    ((Conv("a", "input", 3, 8, 8, filters=16, depthwise=True),), "depthwise"),
-    ((Conv("a", "input", 3, 8, 8, filters=3, add="input", residual_shift=7),), "residual_shift"),
-])
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((Conv("a", "nowhere", 3, 8, 8, filters=16),), "nowhere"),
+        ((Conv("a", "input", 3, 9, 8, filters=16),), "reads 'input'"),
+        ((Conv("a", "input", 3, 8, 8, filters=16), Conv("a", "input", 3, 8, 8, filters=16)), "two tensors"),
+        ((Conv("a", "input", 3, 8, 8, filters=16, add="input"),), "reads 'input'"),
+        ((Conv("a", "input", 3, 8, 8, 9, filters=16),), "output"),
+        ((Conv("a", "input", 3, 8, 8, filters=16, depthwise=True),), "depthwise"),
+        ((Conv("a", "input", 3, 8, 8, filters=3, add="input", residual_shift=7),), "residual_shift"),
+    ],
+)
 def test_networks_that_do_not_fit_together_are_refused(layers: tuple[Conv, ...], message: str) -> None:
     with pytest.raises(LoweringError, match=message):
         Network("bad", (3, 8, 8), layers)
 
 
-@pytest.mark.parametrize(("schedule", "buffer"), [
-    (Schedule(56, 56, 1, 1), "input"), (Schedule(8, 56, 1, 8), "accumulator"), (Schedule(2, 7, 8, 16), "weight")])
+@pytest.mark.parametrize(
+    ("schedule", "buffer"),
+    [(Schedule(56, 56, 1, 1), "input"), (Schedule(8, 56, 1, 8), "accumulator"), (Schedule(2, 7, 8, 16), "weight")],
+)
 def test_a_tile_too_large_names_the_buffer(schedule: Schedule, buffer: str) -> None:
     layer = Conv("y", "input", 128, 56, 56, 3, 1, 8, 256, 1)
     with pytest.raises(LoweringError, match=buffer):
@@ -62,7 +69,12 @@ def test_a_tile_too_large_names_the_buffer(schedule: Schedule, buffer: str) -> N
 
 def test_weights_of_another_shape_or_type_are_refused(tiny: VtaProgram, tiny_parameters: Parameters) -> None:
     weights, bias = tiny_parameters["a"]
-    for bad in ((weights[:, :1], bias), (weights.astype(np.int32), bias), (weights, bias[:3]), (weights, bias.astype(np.int8))):
+    for bad in (
+        (weights[:, :1], bias),
+        (weights.astype(np.int32), bias),
+        (weights, bias[:3]),
+        (weights, bias.astype(np.int8)),
+    ):
         with pytest.raises(LoweringError, match="'a'"):
             tiny.image({**tiny_parameters, "a": bad})  # type: ignore[dict-item]  # wrong on purpose
     with pytest.raises(LoweringError, match="no weights"):
@@ -85,13 +97,15 @@ def test_every_output_byte_is_stored_once_and_accesses_stay_inside_their_tensor(
                 for start, end in dram_ranges(instruction, PUBLISHED):
                     assert any(r.base <= start and end <= r.end for r in tiny.regions.values())
                     if isinstance(instruction, Store):
-                        stored[start - region.base:end - region.base] += 1
+                        stored[start - region.base : end - region.base] += 1
         assert (stored == 1).all(), layer.name
 
 
 def test_gemm_passes_are_exactly_what_the_shapes_ask_for() -> None:
     program = lower("resnet18", tiling="published")
-    passes = sum(i.passes for layer in program.layers for i in layer.instructions if isinstance(i, Gemm) and not i.reset)
+    passes = sum(
+        i.passes for layer in program.layers for i in layer.instructions if isinstance(i, Gemm) and not i.reset
+    )
     assert passes * 256 == program.network.macs
 
 

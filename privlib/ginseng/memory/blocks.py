@@ -1,9 +1,9 @@
 """Authentication blocks: which bytes of a tensor share one 16-byte tag, chosen per tensor from how it is accessed.
 
-A block is read whole, since its tag covers all of it, and written whole, since its version is used once. Small blocks cost
-tags; large blocks cost bytes that a tile does not need (a convolution's halo, say). Cutting a tensor exactly where accesses
-begin and end wastes nothing; merging the pieces up to some size trades halo bytes for tags. `choose` tries both and equal
-sizes, counts every access of the lowered program in whole DRAM bursts, and takes the cheapest.
+A block is read whole, since its tag covers all of it, and written whole, since its version is used once. Small blocks
+cost tags; large blocks cost bytes that a tile does not need (a convolution's halo, say). Cutting a tensor exactly
+where accesses begin and end wastes nothing; merging the pieces up to some size trades halo bytes for tags. `choose`
+tries both and equal sizes, counts every access of the lowered program in whole DRAM bursts, and takes the cheapest.
 """
 
 from bisect import bisect_left, bisect_right
@@ -65,12 +65,16 @@ def uses(layers: Iterable[LayerProgram], regions: Mapping[str, Region], config: 
     for layer in layers:
         stream = regions[f"{layer.name}:instructions"]
         chunk = PIPELINED.fetch_instructions * INSTRUCTION_BYTES
-        found[stream.name] += [Use(start, min(start + chunk, stream.size), False) for start in range(0, stream.size, chunk)]
+        found[stream.name] += [
+            Use(start, min(start + chunk, stream.size), False) for start in range(0, stream.size, chunk)
+        ]
         for instruction in layer.instructions:
             if isinstance(instruction, MemoryInstruction):
                 for start, end in dram_ranges(instruction, config):
                     region = regions[bases[bisect_right(keys, start) - 1][1]]
-                    found[region.name].append(Use(start - region.base, end - region.base, isinstance(instruction, Store)))
+                    found[region.name].append(
+                        Use(start - region.base, end - region.base, isinstance(instruction, Store))
+                    )
     return found
 
 
@@ -94,8 +98,10 @@ def candidates(size: int, accesses: Sequence[Use]) -> list[Blocks]:
     """Partitions worth trying; all keep every write whole."""
     written = {0, size} | {edge for use in accesses if use.write for edge in (use.start, use.end)}
     read = {edge for use in accesses if not use.write for edge in (use.start, use.end)}
-    found = [Blocks(tuple(_merge(sorted(written | read), written, least)), f"access edges, at least {least} B")
-             for least in (0, *SIZES)]
+    found = [
+        Blocks(tuple(_merge(sorted(written | read), written, least)), f"access edges, at least {least} B")
+        for least in (0, *SIZES)
+    ]
     for block in SIZES:
         if block < size:
             equal = uniform(size, block)
@@ -121,8 +127,10 @@ def choose(program: VtaProgram) -> dict[str, Blocks]:
 
 def cheapest(size: int, accesses: Sequence[Use]) -> tuple[int, Blocks]:
     """The partition that moves the fewest extra bytes, and how many; among equals the one with the fewest tags."""
-    cost, _, blocks = min(((extra_bytes(found, accesses), found.count, found) for found in candidates(size, accesses)),
-                          key=lambda ranked: ranked[:2])
+    cost, _, blocks = min(
+        ((extra_bytes(found, accesses), found.count, found) for found in candidates(size, accesses)),
+        key=lambda ranked: ranked[:2],
+    )
     return cost, blocks
 
 
@@ -130,8 +138,13 @@ def granularity_curve(program: VtaProgram, sizes: Iterable[int] = SIZES) -> dict
     """Extra bytes as a fraction of those asked for, for each equal block size and for the chosen partition."""
     accesses = uses(program.layers, program.regions, program.config)
     asked = sum(use.end - use.start for group in accesses.values() for use in group)
-    curve = {f"{size} B": sum(extra_bytes(uniform(region.size, size), accesses[name])
-                              for name, region in program.regions.items()) / asked for size in sizes}
+    curve = {
+        f"{size} B": sum(
+            extra_bytes(uniform(region.size, size), accesses[name]) for name, region in program.regions.items()
+        )
+        / asked
+        for size in sizes
+    }
     chosen = choose(program)
     curve["chosen"] = sum(extra_bytes(chosen[name], accesses[name]) for name in chosen) / asked
     return curve

@@ -1,5 +1,6 @@
 """The memory port: how many cycles a burst takes, and how bursts of several engines share it."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 LINE_BYTES = 64
@@ -10,8 +11,8 @@ LINE_BYTES = 64
 class MemoryTiming:
     """A memory port, in accelerator cycles.
 
-    serial       one transaction at a time, its latency included (tsim's port); otherwise requests overlap, `outstanding`
-                 of them for each engine, and only data beats occupy the port
+    serial       one transaction at a time, its latency included (tsim's port); otherwise requests overlap,
+                 `outstanding` of them for each engine, and only data beats occupy the port
     join_rows    rows that touch in DRAM are requested as one run
     """
 
@@ -36,17 +37,32 @@ class MemoryTiming:
 
 
 TSIM = MemoryTiming(
-    "tsim", read_latency=5, write_latency=4, serial=True, outstanding=1, join_rows=False, store_element_cycles=3,
-    source="State machines of apache/tvm-vta PR 30. Read: command (core/TensorLoad.scala), sReadAddr (shell/VME.scala), "
-           "sReadAddress, DPI evaluation (dpi/VTAMemDPI.scala), registered output (VTAMemDPI.v). Write: command, sWriteAddr, "
-           "sWriteAddress, response. One state machine serves reads and writes, then one beat a cycle.")
+    "tsim",
+    read_latency=5,
+    write_latency=4,
+    serial=True,
+    outstanding=1,
+    join_rows=False,
+    store_element_cycles=3,
+    source="State machines of apache/tvm-vta PR 30. "
+    "Read: command (core/TensorLoad.scala), sReadAddr (shell/VME.scala), "
+    "sReadAddress, DPI evaluation (dpi/VTAMemDPI.scala), registered output (VTAMemDPI.v). Write: command, sWriteAddr, "
+    "sWriteAddress, response. One state machine serves reads and writes, then one beat a cycle.",
+)
 """The published run's memory: ideal, one beat a cycle and no DRAM behind it."""
 
 DRAM = MemoryTiming(
-    "dram", read_latency=40, write_latency=40, outstanding=16, join_rows=True, store_element_cycles=3,
-    source="Bandwidth: 64 bits at 100 MHz is 800 MB/s, below what a DDR3 controller of this class sustains (UG585, 22.3: "
-           "about 75% of peak), so the port is the limit. Latency: 400 ns, an assumption that the benchmark sweeps. "
-           "Outstanding requests: RequestQueueDepth 16 (apache/tvm-vta PR 32, shell/VME.scala).")
+    "dram",
+    read_latency=40,
+    write_latency=40,
+    outstanding=16,
+    join_rows=True,
+    store_element_cycles=3,
+    source="Bandwidth: 64 bits at 100 MHz is 800 MB/s, "
+    "below what a DDR3 controller of this class sustains (UG585, 22.3: "
+    "about 75% of peak), so the port is the limit. Latency: 400 ns, an assumption that the benchmark sweeps. "
+    "Outstanding requests: RequestQueueDepth 16 (apache/tvm-vta PR 32, shell/VME.scala).",
+)
 """A realistic memory behind the published port."""
 
 
@@ -73,4 +89,4 @@ def bursts(start: int, end: int, timing: MemoryTiming) -> list[int]:
     """Beats of each burst over bytes [start, end): cut where `max_beats` beats from an aligned address end."""
     span = timing.max_beats * timing.bus_bytes
     cuts = [start, *range((start // span + 1) * span, end, span), end]
-    return [-(-high // timing.bus_bytes) - low // timing.bus_bytes for low, high in zip(cuts, cuts[1:], strict=False)]
+    return [-(-high // timing.bus_bytes) - low // timing.bus_bytes for low, high in itertools.pairwise(cuts)]

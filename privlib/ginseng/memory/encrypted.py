@@ -6,8 +6,8 @@
 | ctr | yes | unnoticed (the same bits flip in the plaintext) | unnoticed (garbles) | unnoticed |
 | mee, mgx, tec | yes | IntegrityError | IntegrityError | IntegrityError |
 
-`dram` is the attacker's: data at the program's addresses, metadata after it. Keys, versions and tree roots are the chip's.
-The chip only ever sees data whose tag it has checked (`check="before_use"` of the timing model).
+`dram` is the attacker's: data at the program's addresses, metadata after it. Keys, versions and tree roots are the
+chip's. The chip only ever sees data whose tag it has checked (`check="before_use"` of the timing model).
 """
 
 from bisect import bisect_right
@@ -50,7 +50,9 @@ class ExternalDram:
     def begin(self, region: Region) -> None:
         """The tensor's next version is about to be written. ProtectionError when its versions are used up."""
         if self._versions[region.name] >= LAST_VERSION:
-            raise ProtectionError(f"tensor {region.name!r} has used its {LAST_VERSION} versions; load the model under a new key")
+            raise ProtectionError(
+                f"tensor {region.name!r} has used its {LAST_VERSION} versions; load the model under a new key"
+            )
         self._versions[region.name] += 1
 
     def read(self, start: int, end: int) -> bytes:
@@ -72,7 +74,7 @@ class ExternalDram:
         return data
 
     def _bus_write(self, start: int, data: bytes) -> None:
-        self.dram[start:start + len(data)] = data
+        self.dram[start : start + len(data)] = data
         if self._observer is not None:
             self._observer(True, start, data)
 
@@ -105,8 +107,15 @@ class TaggedDram(ExternalDram):
     checked and written again under a rewrite number of its own, which the chip keeps too.
     """
 
-    def __init__(self, program: VtaProgram, key: bytes, partition: Mapping[str, Blocks], *, partial_writes: bool,
-                 observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        program: VtaProgram,
+        key: bytes,
+        partition: Mapping[str, Blocks],
+        *,
+        partial_writes: bool,
+        observer: Observer | None = None,
+    ) -> None:
         super().__init__(program, observer)
         self._cipher = AESGCM(key)
         self.partition, self._partial = partition, partial_writes
@@ -130,7 +139,7 @@ class TaggedDram(ExternalDram):
         first, last = cuts.covering(start - region.base, end - region.base)
         data = b"".join(self._open(region, block) for block in range(first, last))
         skipped = start - region.base - cuts.cuts[first]
-        return data[skipped:skipped + end - start]
+        return data[skipped : skipped + end - start]
 
     def write(self, start: int, data: bytes) -> None:
         """Seal whole blocks. ProtectionError for a part of a block, or for a block written twice in one version."""
@@ -143,7 +152,7 @@ class TaggedDram(ExternalDram):
             raise ProtectionError(f"tensor {region.name!r} is written before its first version began")
         for block in range(first, last):
             low, high = cuts.cuts[block], cuts.cuts[block + 1]
-            inside = data[max(0, low - offset):high - offset]
+            inside = data[max(0, low - offset) : high - offset]
             if len(inside) < high - low:
                 inside = self._merge(region, block, inside, max(low, offset) - low)
             self._seal(region, block, inside)
@@ -153,7 +162,7 @@ class TaggedDram(ExternalDram):
             raise ProtectionError(f"part of block {block} of {region.name!r} is written; a block is written whole")
         size = self.partition[region.name].cuts[block + 1] - self.partition[region.name].cuts[block]
         old = bytearray(self._open(region, block) if self._written[region.name][block] else bytes(size))
-        old[at:at + len(part)] = part
+        old[at : at + len(part)] = part
         return bytes(old)
 
     def _nonce(self, region: Region, block: int) -> bytes:
@@ -163,7 +172,9 @@ class TaggedDram(ExternalDram):
 
     def _seal(self, region: Region, block: int, data: bytes) -> None:
         if self._written[region.name][block] and not self._partial:
-            raise ProtectionError(f"block {block} of {region.name!r} is written twice in one version: its nonce would repeat")
+            raise ProtectionError(
+                f"block {block} of {region.name!r} is written twice in one version: its nonce would repeat"
+            )
         self._written[region.name][block] += 1
         if self._written[region.name][block] > LAST_REWRITE:
             raise ProtectionError(f"block {block} of {region.name!r} was rewritten {LAST_REWRITE} times in one version")
@@ -180,5 +191,7 @@ class TaggedDram(ExternalDram):
         try:
             return self._cipher.decrypt(self._nonce(region, block), data + tag, None)
         except InvalidTag:
-            raise IntegrityError(f"block {block} of {region.name!r} (version {self._versions[region.name]}) is not what was "
-                                 "written: flipped, moved or replayed in DRAM; stop and wipe the session") from None
+            raise IntegrityError(
+                f"block {block} of {region.name!r} (version {self._versions[region.name]}) is not what was "
+                "written: flipped, moved or replayed in DRAM; stop and wipe the session"
+            ) from None

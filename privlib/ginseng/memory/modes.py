@@ -13,9 +13,16 @@ from privlib.ginseng.vta.program import VtaProgram
 KEY_BYTES = 16
 
 
-def protected_dram(mode: str, program: VtaProgram, *, key: bytes | None = None,
-                   partition: Mapping[str, blocks.Blocks] | None = None, observer: Observer | None = None) -> ExternalDram:
-    """DRAM behind a protection mode, under a fresh key unless one is given. ProtectionError lists the modes there are."""
+def protected_dram(
+    mode: str,
+    program: VtaProgram,
+    *,
+    key: bytes | None = None,
+    partition: Mapping[str, blocks.Blocks] | None = None,
+    observer: Observer | None = None,
+) -> ExternalDram:
+    """DRAM behind a protection mode, under a fresh key unless one is given. ProtectionError lists the modes there
+    are."""
     key = secrets.token_bytes(KEY_BYTES) if key is None else key
     if len(key) != KEY_BYTES:
         raise ProtectionError(f"the key must be {KEY_BYTES} bytes, got {len(key)}")

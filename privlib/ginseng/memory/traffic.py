@@ -1,13 +1,14 @@
-"""What each protection mode moves over the bus for one access, in order: metadata first, then the data it is needed for.
+"""What each protection mode moves over the bus for one access, in order: metadata first, then the data it is needed
+for.
 
-    none  nothing
-    ctr   nothing: counters come from on-chip tensor versions; no integrity at all
-    mee   64-byte lines; eight 8-byte MACs a line, eight 56-bit counters a line, and a tree of arity 8 over the counter
-          lines up to 64 that stay on chip (Gueron, "A Memory Encryption Engine Suitable for General Purpose Processors",
-          ePrint 2016/204), through a 32 KiB metadata cache
-    mgx   tags over fixed 512-byte blocks, versions on chip (MGX, ISCA 2022, arXiv 2004.09679)
-    tec   AES-GCM over the blocks of `privlib.ginseng.memory.blocks`, versions on chip, tags in a small on-chip buffer that
-          is written back
+none  nothing
+ctr   nothing: counters come from on-chip tensor versions; no integrity at all
+mee   64-byte lines; eight 8-byte MACs a line, eight 56-bit counters a line, and a tree of arity 8 over the counter
+      lines up to 64 that stay on chip (Gueron, "A Memory Encryption Engine Suitable for General Purpose Processors",
+      ePrint 2016/204), through a 32 KiB metadata cache
+mgx   tags over fixed 512-byte blocks, versions on chip (MGX, ISCA 2022, arXiv 2004.09679)
+tec   AES-GCM over the blocks of `privlib.ginseng.memory.blocks`, versions on chip, tags in a small on-chip buffer that
+      is written back
 """
 
 from bisect import bisect_right
@@ -31,7 +32,8 @@ TAG_BUFFER_LINES = 64
 
 
 class Transfer(NamedTuple):
-    """Bytes [start, end) to or from DRAM; `extra` of them were not asked for. `label` is "data" or a kind of metadata."""
+    """Bytes [start, end) to or from DRAM; `extra` of them were not asked for. `label` is "data" or a kind of
+    metadata."""
 
     start: int
     end: int
@@ -69,8 +71,9 @@ class Unchanged:
 class Tagged:
     """A 16-byte tag for each block, kept in DRAM behind a buffer of `buffer_lines` lines: `tec` and `mgx`."""
 
-    def __init__(self, program: VtaProgram, partition: Mapping[str, Blocks], *, partial_writes: bool,
-                 buffer_lines: int) -> None:
+    def __init__(
+        self, program: VtaProgram, partition: Mapping[str, Blocks], *, partial_writes: bool, buffer_lines: int
+    ) -> None:
         self._regions = sorted(program.regions.values(), key=lambda region: region.base)
         self._bases = [region.base for region in self._regions]
         self._partition, self._partial, self._output = partition, partial_writes, program.network.output
@@ -88,9 +91,14 @@ class Tagged:
         transfers = []
         if write and extra:
             if not self._partial:
-                raise ProtectionError(f"bytes {start}..{end} of {region.name!r} are part of a block; a block is written whole")
-            transfers = [*self._touch(slot + first, slot + last, False), Transfer(*whole, False, "data", whole[1] - whole[0])]
-        return transfers + [*self._touch(slot + first, slot + last, write), Transfer(*whole, write, "data", extra)]
+                raise ProtectionError(
+                    f"bytes {start}..{end} of {region.name!r} are part of a block; a block is written whole"
+                )
+            transfers = [
+                *self._touch(slot + first, slot + last, False),
+                Transfer(*whole, False, "data", whole[1] - whole[0]),
+            ]
+        return [*transfers, *self._touch(slot + first, slot + last, write), Transfer(*whole, write, "data", extra)]
 
     def _touch(self, first: int, last: int, write: bool) -> list[Transfer]:
         transfers = []
@@ -113,8 +121,11 @@ class Tagged:
     def finish(self) -> list[Transfer]:
         first = self._slots[self._output]
         last = first + self._partition[self._output].count
-        return [self._line(line, True) for line in self._buffer.flush()
-                if line * TAGS_PER_LINE < last and (line + 1) * TAGS_PER_LINE > first]
+        return [
+            self._line(line, True)
+            for line in self._buffer.flush()
+            if line * TAGS_PER_LINE < last and (line + 1) * TAGS_PER_LINE > first
+        ]
 
 
 class CounterTree:
@@ -141,8 +152,11 @@ class CounterTree:
             transfers += self._counter(0, group, write)
             transfers += self._use(self._macs + group, write, "macs")
         if write and extra:
-            transfers += [Transfer(line, line + LINE_BYTES, False, "data", LINE_BYTES)
-                          for line, partial in ((low, start > low), (high - LINE_BYTES, end < high)) if partial]
+            transfers += [
+                Transfer(line, line + LINE_BYTES, False, "data", LINE_BYTES)
+                for line, partial in ((low, start > low), (high - LINE_BYTES, end < high))
+                if partial
+            ]
         return [*transfers, Transfer(low, high, write, "data", extra)]
 
     def _counter(self, level: int, group: int, write: bool) -> list[Transfer]:
@@ -152,7 +166,9 @@ class CounterTree:
         line = self._levels[level] + group
         missed = self._cache.touch(line, 1, False)
         label = "counters" if level == 0 else "tree"
-        transfers = [self._line(line, False, label), *self._counter(level + 1, group // MEE_ARITY, False)] if missed else []
+        transfers = (
+            [self._line(line, False, label), *self._counter(level + 1, group // MEE_ARITY, False)] if missed else []
+        )
         if write:
             self._cache.touch(line, 1, True)
         return transfers + self._write_back()
@@ -185,8 +201,13 @@ class CounterTree:
         return []
 
 
-def traffic_model(mode: str, program: VtaProgram, *, partition: Mapping[str, Blocks] | None = None,
-                  tag_buffer_lines: int = TAG_BUFFER_LINES) -> TrafficModel:
+def traffic_model(
+    mode: str,
+    program: VtaProgram,
+    *,
+    partition: Mapping[str, Blocks] | None = None,
+    tag_buffer_lines: int = TAG_BUFFER_LINES,
+) -> TrafficModel:
     """The model of a mode. ProtectionError lists the modes there are."""
     if mode in ("none", "ctr"):
         return Unchanged()
@@ -196,6 +217,7 @@ def traffic_model(mode: str, program: VtaProgram, *, partition: Mapping[str, Blo
         fixed = {name: authentication.uniform(region.size, MGX_BLOCK) for name, region in program.regions.items()}
         return Tagged(program, fixed, partial_writes=True, buffer_lines=tag_buffer_lines)
     if mode == "tec":
-        return Tagged(program, partition or authentication.choose(program), partial_writes=False,
-                      buffer_lines=tag_buffer_lines)
+        return Tagged(
+            program, partition or authentication.choose(program), partial_writes=False, buffer_lines=tag_buffer_lines
+        )
     raise ProtectionError(f"no protection mode called {mode!r}; there are {', '.join(MODES)}")

@@ -1,8 +1,9 @@
 """An SGX-MEE-like DRAM: 64-byte lines, counters and MACs in DRAM, a counter tree whose root stays on chip.
 
-A counter line holds eight 56-bit counters, one for each child, and an 8-byte MAC under the counter that its parent holds for
-it. Level 0 counts writes of data lines. Writing a data line raises one counter on every level, so that no old line, with
-whatever old counters, verifies again (Gueron, ePrint 2016/204). MACs are AES-CMAC cut to 64 bits, as MEE's are short too.
+A counter line holds eight 56-bit counters, one for each child, and an 8-byte MAC under the counter that its parent
+holds for it. Level 0 counts writes of data lines. Writing a data line raises one counter on every level, so that no
+old line, with whatever old counters, verifies again (Gueron, ePrint 2016/204). MACs are AES-CMAC cut to 64 bits, as
+MEE's are short too.
 """
 
 import struct
@@ -55,17 +56,17 @@ class TreeDram(ExternalDram):
         """Bytes [start, end) from whole verified lines. IntegrityError for a line that is not the last one written."""
         first, last = start // LINE_BYTES, -(-end // LINE_BYTES)
         data = b"".join(self._open(line) for line in range(first, last))
-        return data[start - first * LINE_BYTES:end - first * LINE_BYTES]
+        return data[start - first * LINE_BYTES : end - first * LINE_BYTES]
 
     def write(self, start: int, data: bytes) -> None:
         """Write whole lines; lines covered in part are read and verified first."""
         end = start + len(data)
         for line in range(start // LINE_BYTES, -(-end // LINE_BYTES)):
             low, high = max(start, line * LINE_BYTES), min(end, (line + 1) * LINE_BYTES)
-            part = data[low - start:high - start]
+            part = data[low - start : high - start]
             if len(part) < LINE_BYTES:
                 old = bytearray(self._open(line))
-                old[low - line * LINE_BYTES:high - line * LINE_BYTES] = part
+                old[low - line * LINE_BYTES : high - line * LINE_BYTES] = part
                 part = bytes(old)
             self._seal(line, part)
 
@@ -76,8 +77,10 @@ class TreeDram(ExternalDram):
         sealed = self._bus_read(line * LINE_BYTES, (line + 1) * LINE_BYTES)
         at = self._macs + line * MAC_BYTES
         if not constant_time.bytes_eq(self._bus_read(at, at + MAC_BYTES), self._mac(b"data", line, count, sealed)):
-            raise IntegrityError(f"line {line} (address {line * LINE_BYTES}) is not what was written: flipped, moved or "
-                                 "replayed in DRAM; stop and wipe the session")
+            raise IntegrityError(
+                f"line {line} (address {line * LINE_BYTES}) is not what was written: flipped, moved or "
+                "replayed in DRAM; stop and wipe the session"
+            )
         return self._encrypt(line, count, sealed)
 
     def _seal(self, line: int, data: bytes) -> None:
@@ -112,9 +115,11 @@ class TreeDram(ExternalDram):
         raw = self._bus_read(start, start + LINE_BYTES)
         body, mac = raw[:-MAC_BYTES], raw[-MAC_BYTES:]
         if not constant_time.bytes_eq(mac, self._mac(b"node%d" % level, node, above, body)):
-            raise IntegrityError(f"counter line {node} of level {level} is not what was written: changed, moved or replayed "
-                                 "in DRAM; stop and wipe the session")
-        return [int.from_bytes(body[n:n + COUNTER_BYTES], "little") for n in range(0, len(body), COUNTER_BYTES)]
+            raise IntegrityError(
+                f"counter line {node} of level {level} is not what was written: changed, moved or replayed "
+                "in DRAM; stop and wipe the session"
+            )
+        return [int.from_bytes(body[n : n + COUNTER_BYTES], "little") for n in range(0, len(body), COUNTER_BYTES)]
 
     def _put_node(self, level: int, node: int, counters: list[int], above: int) -> None:
         body = b"".join(count.to_bytes(COUNTER_BYTES, "little") for count in counters)

@@ -12,11 +12,18 @@ from privlib.ginseng.vta.schedule import Schedule
 from privlib.ginseng.vta.tiling import published_schedule, search_schedule
 
 TILINGS: Mapping[str, Callable[[Window, VtaConfig], Schedule]] = {
-    "search": search_schedule, "published": published_schedule}
+    "search": search_schedule,
+    "published": published_schedule,
+}
 
 
-def lower(network: Network | str, *, config: VtaConfig = PUBLISHED, tiling: str = "search",
-          schedules: Mapping[str, Schedule] | None = None) -> VtaProgram:
+def lower(
+    network: Network | str,
+    *,
+    config: VtaConfig = PUBLISHED,
+    tiling: str = "search",
+    schedules: Mapping[str, Schedule] | None = None,
+) -> VtaProgram:
     """Lower a quantised network (or a table of `privlib.ginseng.networks` by name) to instruction streams.
 
     `tiling` is "search" (our own) or "published" (the tiles of TopHub's record for VTA, where it has the shape);

@@ -1,7 +1,8 @@
 """The accelerator's geometry and the cycles each engine takes, every number with its source.
 
-Sources are named by file of the public VTA repository (apache/tvm-vta) at the commit "Chisel Pipelined GEMM (#30)", whose
-cycle counts are the published reference. "State machine" means: counted from the states an instruction passes through.
+Sources are named by file of the public VTA repository (apache/tvm-vta) at the commit "Chisel Pipelined GEMM (#30)",
+whose cycle counts are the published reference. "State machine" means: counted from the states an instruction passes
+through.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ UOP_BYTES = 4
 
 @dataclass(frozen=True)
 class VtaConfig:
-    """Buffer sizes in bytes and the GEMM block (config/vta_config.json: LOG_BLOCK 4, LOG_*_BUFF_SIZE 15, 15, 18, 17)."""
+    """Buffer sizes in bytes and the GEMM block (config/vta_config.json: LOG_BLOCK 4, LOG_*_BUFF_SIZE 15, 15, 18,
+    17)."""
 
     block: int = 16
     uop_buffer_bytes: int = 1 << 15
@@ -93,15 +95,16 @@ class EngineTiming:
 
 PIPELINED = EngineTiming()
 UNPIPELINED = EngineTiming(gemm_cycles_per_pass=4, gemm_overhead=5)
-"""TensorGemm.scala, TensorGemmSimple: sReadUop, sComputeIdx, sReadTensor, sExe for each pass; start (1), sReadUop entered
-(1), two pipe stages and counting out (3)."""
+"""TensorGemm.scala, TensorGemmSimple: sReadUop, sComputeIdx, sReadTensor, sExe for each pass; start (1), sReadUop
+entered (1), two pipe stages and counting out (3)."""
 
 PUBLISHED = VtaConfig()
 
 
 @dataclass(frozen=True)
 class TecTiming:
-    """What the TEC's RTL simulation measured: cycles from a block's last input to its tag, and blocks of 16 bytes a cycle."""
+    """What the TEC's RTL simulation measured: cycles from a block's last input to its tag, and blocks of 16 bytes a
+    cycle."""
 
     latency_cycles: int
     blocks_per_cycle: float = 1.0

@@ -1,7 +1,8 @@
 """One layer to one instruction stream: loads ahead of their use, GEMM over micro-ops, ALU epilogue, stores.
 
 A tile of the output stays in accumulators while input channels arrive in steps. What each instruction must wait for (a
-slot's loader before its use, its last user before it is overwritten) is stated here; `Stream` makes dependence bits of it.
+slot's loader before its use, its last user before it is overwritten) is stated here; `Stream` makes dependence bits of
+it.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,11 @@ def _expand(bases: tuple[int, int, int], axes: list[Axis]) -> list[tuple[int, in
     """The micro-ops of nested loops over `axes`, the last one fastest."""
     uops = [bases]
     for extent, *steps in axes:
-        uops = [(dst + n * steps[0], src + n * steps[1], wgt + n * steps[2]) for dst, src, wgt in uops for n in range(extent)]
+        uops = [
+            (dst + n * steps[0], src + n * steps[1], wgt + n * steps[2])
+            for dst, src, wgt in uops
+            for n in range(extent)
+        ]
     return uops
 
 
@@ -37,8 +42,9 @@ class Emitter:
         reuse = plan.schedule.reuse
         self.inputs = SlotPool([Slot(n * plan.input_slot) for n in range(plan.input_slots)], reuse)
         self.weights = SlotPool([Slot(n * plan.weight_slot) for n in range(plan.weight_slots)] or [Slot(0)], reuse)
-        self.accumulators = SlotPool([Slot(plan.bias + n * plan.accumulator_slot)
-                                      for n in range(plan.accumulator_slots)], reuse=False)
+        self.accumulators = SlotPool(
+            [Slot(plan.bias + n * plan.accumulator_slot) for n in range(plan.accumulator_slots)], reuse=False
+        )
         self._identity_slot = config.weight_depth - 1
         self._identity_load: int | None = None
 
@@ -116,9 +122,21 @@ class Emitter:
         out, once = ((step if outer[0] > 1 else 0) for step in outer[1:]), inner[0] == 1
         dst_out, src_out, wgt_out = out
         dst_in, src_in, wgt_in = (0, 0, 0) if once else inner[1:]
-        return self.stream.add(Gemm(uop_begin=begin, uop_end=end, iter_out=outer[0], iter_in=inner[0],
-                                    dst_factor_out=dst_out, dst_factor_in=dst_in, src_factor_out=src_out,
-                                    src_factor_in=src_in, wgt_factor_out=wgt_out, wgt_factor_in=wgt_in), needs)
+        return self.stream.add(
+            Gemm(
+                uop_begin=begin,
+                uop_end=end,
+                iter_out=outer[0],
+                iter_in=inner[0],
+                dst_factor_out=dst_out,
+                dst_factor_in=dst_in,
+                src_factor_out=src_out,
+                src_factor_in=src_in,
+                wgt_factor_out=wgt_out,
+                wgt_factor_in=wgt_in,
+            ),
+            needs,
+        )
 
     def _residual_by_gemm(self, tile: Tile, accumulator: Slot) -> None:
         """acc += (identity << shift) @ residual, as many channel blocks at a time as an input slot holds."""
@@ -127,9 +145,11 @@ class Emitter:
             count = min(per_load, tile.outs - offset)
             data, _ = self.inputs.take(("residual", tile, offset), 0 if self.plan.schedule.interleave else None)
             data.loader = self._load_area(Memory.INP, "residual", tile, offset, count, data.base, [data.user])
-            data.user = self._gemm([(count, tile.area, tile.area, 0), (tile.area, 1, 1, 0)],
-                                   (accumulator.base + offset * tile.area, data.base, self._identity_slot),
-                                   [data.loader, self._identity_load])
+            data.user = self._gemm(
+                [(count, tile.area, tile.area, 0), (tile.area, 1, 1, 0)],
+                (accumulator.base + offset * tile.area, data.base, self._identity_slot),
+                [data.loader, self._identity_load],
+            )
 
     def _residual_by_alu(self, tile: Tile, accumulator: Slot) -> None:
         scratch = self.config.accumulator_depth - self.plan.scratch
@@ -151,14 +171,24 @@ class Emitter:
             last = -1
             for position in range(1, self.plan.positions):
                 begin, end = self.stream.single(base, base + position * count)
-                last = self.stream.add(Alu(op=AluOp.MAX, uop_begin=begin, uop_end=end, iter_in=count, dst_factor_in=1,
-                                           src_factor_in=1))
+                last = self.stream.add(
+                    Alu(op=AluOp.MAX, uop_begin=begin, uop_end=end, iter_in=count, dst_factor_in=1, src_factor_in=1)
+                )
             return last if last >= 0 else self._alu(AluOp.MAX, base, count, immediate=-128)
         relu = isinstance(self.layer, Conv) and self.layer.relu
         if self.plan.bias:
             begin, end = self.stream.single(base, tile.out)
-            self.stream.add(Alu(uop_begin=begin, uop_end=end, iter_out=tile.outs, iter_in=tile.area,
-                                dst_factor_out=tile.area if tile.outs > 1 else 0, dst_factor_in=1, src_factor_out=1))
+            self.stream.add(
+                Alu(
+                    uop_begin=begin,
+                    uop_end=end,
+                    iter_out=tile.outs,
+                    iter_in=tile.area,
+                    dst_factor_out=tile.area if tile.outs > 1 else 0,
+                    dst_factor_in=1,
+                    src_factor_out=1,
+                )
+            )
         if relu and not self.plan.schedule.fused_relu:
             self._alu(AluOp.MAX, base, count, immediate=0)
         if self.layer.shift:
@@ -168,8 +198,18 @@ class Emitter:
 
     def _alu(self, op: AluOp, base: int, count: int, *, immediate: int) -> int:
         begin, end = self.stream.single(base, base)
-        return self.stream.add(Alu(op=op, use_immediate=True, immediate=immediate, uop_begin=begin, uop_end=end,
-                                   iter_in=count, dst_factor_in=1, src_factor_in=1))
+        return self.stream.add(
+            Alu(
+                op=op,
+                use_immediate=True,
+                immediate=immediate,
+                uop_begin=begin,
+                uop_end=end,
+                iter_in=count,
+                dst_factor_in=1,
+                src_factor_in=1,
+            )
+        )
 
     def _load_patch(self, area: Patch, first: int, count: int, slot: Slot) -> int:
         """A tile's input: one DMA where nothing is padded and columns are whole, else one for each channel block."""
@@ -180,14 +220,29 @@ class Emitter:
         start = base + first * plane + area.row * layer.width + area.column
         if whole:
             size = area.rows * layer.width
-            return self.stream.add(Load(memory=Memory.INP, sram_base=slot.base, dram_base=start, y_size=count, x_size=size,
-                                        x_stride=plane), [slot.user])
+            return self.stream.add(
+                Load(
+                    memory=Memory.INP, sram_base=slot.base, dram_base=start, y_size=count, x_size=size, x_stride=plane
+                ),
+                [slot.user],
+            )
         number = -1
         for block in range(count):
             number = self.stream.add(
-                Load(memory=Memory.INP, sram_base=slot.base + block * area.area, dram_base=start + block * plane,
-                     y_size=area.rows, x_size=area.columns, x_stride=layer.width, y_pad_0=area.row_pads[0],
-                     y_pad_1=area.row_pads[1], x_pad_0=area.column_pads[0], x_pad_1=area.column_pads[1]), [slot.user])
+                Load(
+                    memory=Memory.INP,
+                    sram_base=slot.base + block * area.area,
+                    dram_base=start + block * plane,
+                    y_size=area.rows,
+                    x_size=area.columns,
+                    x_stride=layer.width,
+                    y_pad_0=area.row_pads[0],
+                    y_pad_1=area.row_pads[1],
+                    x_pad_0=area.column_pads[0],
+                    x_pad_1=area.column_pads[1],
+                ),
+                [slot.user],
+            )
         return number
 
     def _load_weights(self, key: WeightTile, slot: Slot) -> int:
@@ -197,25 +252,41 @@ class Emitter:
             self._weights_placed += size
         return self._load(Memory.WGT, self.regions["weights"], self.weight_tiles[key], slot.base, size, [slot.user])
 
-    def _load(self, memory: Memory, region: Region, offset: int, sram: int, size: int,
-              needs: list[int | None] | None = None) -> int:
+    def _load(
+        self, memory: Memory, region: Region, offset: int, sram: int, size: int, needs: list[int | None] | None = None
+    ) -> int:
         base = region.base // element_bytes(memory, self.config)
-        return self.stream.add(Load(memory=memory, sram_base=sram, dram_base=base + offset, x_size=size, x_stride=size),
-                               needs or [])
+        return self.stream.add(
+            Load(memory=memory, sram_base=sram, dram_base=base + offset, x_size=size, x_stride=size), needs or []
+        )
 
-    def _load_area(self, memory: Memory, region: str, tile: Tile, offset: int, count: int, sram: int,
-                   needs: list[int | None]) -> int:
+    def _load_area(
+        self, memory: Memory, region: str, tile: Tile, offset: int, count: int, sram: int, needs: list[int | None]
+    ) -> int:
         number = -1
         for start, size, rows, columns, stride in self._area(region, tile, offset, count):
-            number = self.stream.add(Load(memory=memory, sram_base=sram + start, dram_base=size, y_size=rows, x_size=columns,
-                                          x_stride=stride), needs)
+            number = self.stream.add(
+                Load(
+                    memory=memory, sram_base=sram + start, dram_base=size, y_size=rows, x_size=columns, x_stride=stride
+                ),
+                needs,
+            )
         return number
 
     def _store(self, tile: Tile, slot: Slot, after: int) -> int:
         number = -1
         for start, dram, rows, columns, stride in self._area("output", tile, 0, tile.outs):
-            number = self.stream.add(Store(memory=Memory.OUT, sram_base=slot.base + start, dram_base=dram, y_size=rows,
-                                           x_size=columns, x_stride=stride), [after])
+            number = self.stream.add(
+                Store(
+                    memory=Memory.OUT,
+                    sram_base=slot.base + start,
+                    dram_base=dram,
+                    y_size=rows,
+                    x_size=columns,
+                    x_stride=stride,
+                ),
+                [after],
+            )
         return number
 
     def _area(self, region: str, tile: Tile, offset: int, count: int) -> list[tuple[int, int, int, int, int]]:
@@ -223,8 +294,12 @@ class Emitter:
         size, stride); whole rows of all blocks are a single one."""
         _, height, width = self.layer.out_shape
         plane = height * width
-        start = (self.regions[region].base // element_bytes(Memory.OUT, self.config) + (tile.out + offset) * plane
-                 + tile.row * width + tile.column)
+        start = (
+            self.regions[region].base // element_bytes(Memory.OUT, self.config)
+            + (tile.out + offset) * plane
+            + tile.row * width
+            + tile.column
+        )
         if tile.columns == width:
             return [(0, start, count, tile.area, plane)]
         return [(block * tile.area, start + block * plane, tile.rows, tile.columns, width) for block in range(count)]

@@ -1,8 +1,8 @@
 """The on-chip buffers and what each instruction does to them, vectorised.
 
 Sums are int32 and wrap; the output buffer takes the low 8 bits of every accumulator written (core/TensorGemm.scala,
-core/TensorAlu.scala). Products of int8 are summed in float32, exactly: at most 63 blocks of 16 products of magnitude 2**14
-stay below 2**24.
+core/TensorAlu.scala). Products of int8 are summed in float32, exactly: at most 63 blocks of 16 products of magnitude
+2**14 stay below 2**24.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,19 @@ from privlib.ginseng.vta.program import dram_ranges
 _EXACT_BLOCKS = 63
 Index = npt.NDArray[np.int64]
 _BINARY: dict[AluOp, Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]] = {
-    AluOp.MIN: np.minimum, AluOp.MAX: np.maximum, AluOp.ADD: np.add, AluOp.MUL: np.multiply}
+    AluOp.MIN: np.minimum,
+    AluOp.MAX: np.maximum,
+    AluOp.ADD: np.add,
+    AluOp.MUL: np.multiply,
+}
 
 
 class Buffers:
     """Scratchpads of one core, and the instructions' effect on them; `read` and `write` reach DRAM."""
 
-    def __init__(self, config: VtaConfig, read: Callable[[int, int], bytes], write: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, config: VtaConfig, read: Callable[[int, int], bytes], write: Callable[[int, bytes], None]
+    ) -> None:
         block = config.block
         self.config, self._read, self._write = config, read, write
         self.uops: Index = np.zeros((config.uop_depth, 3), np.int64)
@@ -71,25 +77,30 @@ class Buffers:
     def _place(target: npt.NDArray[Any], base: int, values: npt.NDArray[Any]) -> None:
         if base + len(values) > len(target):
             raise ExecutionError(f"LOAD of {len(values)} elements at {base} runs past a buffer of {len(target)}")
-        target[base:base + len(values)] = values
+        target[base : base + len(values)] = values
 
     def _store(self, store: Store) -> None:
         count = store.y_size * store.x_size
         if store.memory is not Memory.OUT or store.sram_base + count > len(self.outputs):
-            raise ExecutionError(f"STORE of {count} elements at {store.sram_base} of {store.memory.name} is not possible")
-        raw = self.outputs[store.sram_base:store.sram_base + count].tobytes()
+            raise ExecutionError(
+                f"STORE of {count} elements at {store.sram_base} of {store.memory.name} is not possible"
+            )
+        raw = self.outputs[store.sram_base : store.sram_base + count].tobytes()
         position = 0
         for start, end in dram_ranges(store, self.config):
-            self._write(start, raw[position:position + end - start])
+            self._write(start, raw[position : position + end - start])
             position += end - start
 
     def _loops(self, instruction: Gemm | Alu) -> tuple[Index, Index, Index]:
         """The micro-ops, and the outer and inner counter of each iteration of the two loops."""
-        uops = self.uops[instruction.uop_begin:instruction.uop_end]
+        uops = self.uops[instruction.uop_begin : instruction.uop_end]
         if len(uops) != instruction.uop_end - instruction.uop_begin:
             raise ExecutionError(f"micro-ops {instruction.uop_begin}..{instruction.uop_end} are outside the buffer")
-        return (uops, np.repeat(np.arange(instruction.iter_out), instruction.iter_in),
-                np.tile(np.arange(instruction.iter_in), instruction.iter_out))
+        return (
+            uops,
+            np.repeat(np.arange(instruction.iter_out), instruction.iter_in),
+            np.tile(np.arange(instruction.iter_in), instruction.iter_out),
+        )
 
     def _gemm(self, gemm: Gemm) -> None:
         uops, outer, inner = self._loops(gemm)
@@ -106,12 +117,14 @@ class Buffers:
         members = [(int(offset), np.flatnonzero(wgt_offsets == offset)) for offset in np.unique(wgt_offsets)]
         for dst, src, wgt in uops.tolist():
             for offset, which in members:
-                terms.setdefault((dst + dst_offsets[which]).tobytes(), []).append((src + src_offsets[which], wgt + offset))
+                terms.setdefault((dst + dst_offsets[which]).tobytes(), []).append(
+                    (src + src_offsets[which], wgt + offset)
+                )
         for key, passes in terms.items():
             destinations = np.frombuffer(key, np.int64)
             self._check(destinations, self.accumulators)
             for start in range(0, len(passes), _EXACT_BLOCKS):
-                self._multiply(destinations, passes[start:start + _EXACT_BLOCKS])
+                self._multiply(destinations, passes[start : start + _EXACT_BLOCKS])
 
     def _multiply(self, destinations: Index, passes: list[tuple[Index, int]]) -> None:
         sources = np.stack([source for source, _ in passes], axis=1)
@@ -158,5 +171,5 @@ class Buffers:
 
     @staticmethod
     def _check(index: Index, buffer: npt.NDArray[Any]) -> None:
-        if index.size and not (0 <= index.min() and index.max() < len(buffer)):
+        if index.size and not (index.min() >= 0 and index.max() < len(buffer)):
             raise ExecutionError(f"indices {index.min()}..{index.max()} are outside a buffer of {len(buffer)} elements")

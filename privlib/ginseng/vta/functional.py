@@ -1,8 +1,8 @@
 """What the accelerator computes, bit for bit: instructions fetched from memory, decoded and executed in NumPy.
 
 Engines run concurrently on the chip, so results must not depend on who is ahead. `run` therefore keeps three queues and
-lets a policy choose among the engines whose tokens allow them to go on; any choice must give the same output, and a test
-draws choices at random.
+lets a policy choose among the engines whose tokens allow them to go on; any choice must give the same output, and a
+test draws choices at random.
 """
 
 from collections import Counter, deque
@@ -47,11 +47,19 @@ def load_constants(program: VtaProgram, parameters: Parameters, memory: DramPort
         memory.write(program.regions[name].base, content)
 
 
-def run(program: VtaProgram, memory: DramPort, image: npt.NDArray[np.int8], *, policy: Policy = latest_first,
-        before_layer: Callable[[str], None] | None = None) -> npt.NDArray[np.int8]:
-    """One inference on an int8 (C, H, W) image, everything read from and written to `memory`; returns the output tensor.
+def run(
+    program: VtaProgram,
+    memory: DramPort,
+    image: npt.NDArray[np.int8],
+    *,
+    policy: Policy = latest_first,
+    before_layer: Callable[[str], None] | None = None,
+) -> npt.NDArray[np.int8]:
+    """One inference on an int8 (C, H, W) image, everything read from and written to `memory`; returns the output
+    tensor.
 
-    `before_layer` is called with each layer's name before it starts: the moment for an attack. Raises ExecutionError when `image` has another shape or dtype, or when the streams cannot run to their end.
+    `before_layer` is called with each layer's name before it starts: the moment for an attack. Raises ExecutionError
+    when `image` has another shape or dtype, or when the streams cannot run to their end.
     """
     network = program.network
     if image.shape != network.input_shape or image.dtype != np.int8:
@@ -73,10 +81,12 @@ def fetch(memory: DramPort, stream: Region) -> list[Instruction]:
     if stream.kind is not Kind.INSTRUCTIONS:
         raise ExecutionError(f"region {stream.name!r} holds {stream.kind.value}, not instructions")
     raw = memory.read(stream.base, stream.end)
-    return [decode(raw[start:start + INSTRUCTION_BYTES]) for start in range(0, len(raw), INSTRUCTION_BYTES)]
+    return [decode(raw[start : start + INSTRUCTION_BYTES]) for start in range(0, len(raw), INSTRUCTION_BYTES)]
 
 
-def launch(instructions: Sequence[Instruction], memory: DramPort, config: VtaConfig, policy: Policy = latest_first) -> None:
+def launch(
+    instructions: Sequence[Instruction], memory: DramPort, config: VtaConfig, policy: Policy = latest_first
+) -> None:
     """Run one stream to its end under its dependence tokens."""
     queues: dict[Engine, deque[Instruction]] = {engine: deque() for engine in Engine}
     for instruction in instructions:
@@ -84,8 +94,9 @@ def launch(instructions: Sequence[Instruction], memory: DramPort, config: VtaCon
     tokens: Counter[Edge] = Counter()
     buffers = Buffers(config, memory.read, memory.write)
     while any(queues.values()):
-        ready = [engine for engine in Engine if queues[engine]
-                 and all(tokens[edge] > 0 for edge in queues[engine][0].pops)]
+        ready = [
+            engine for engine in Engine if queues[engine] and all(tokens[edge] > 0 for edge in queues[engine][0].pops)
+        ]
         if not ready:
             waiting = ", ".join(f"{engine.name} ({len(queue)} left)" for engine, queue in queues.items() if queue)
             raise ExecutionError(f"engines wait for each other for ever: {waiting}; the dependence bits are wrong")

@@ -1,11 +1,12 @@
 """VTA's 128-bit instructions and 32-bit micro-ops, encoded and decoded (field layout: include/vta/hw_spec.h).
 
-Each instruction is two little-endian 64-bit words. A C bit-field never straddles a word, so the fields that do not fit the
-first word start at bit 64; `_FIRST` and `_SECOND` list them in order, lowest bit first.
+Each instruction is two little-endian 64-bit words. A C bit-field never straddles a word, so the fields that do not fit
+the first word start at bit 64; `_FIRST` and `_SECOND` list them in order, lowest bit first.
 
-    LOAD, STORE  opcode 3 | dependences 4 | memory 3 | sram 16 | dram 32 || y_size 16 x_size 16 x_stride 16 | four pads of 4
-    GEMM         opcode 3 | dependences 4 | reset 1 | uop begin 13, end 14 | iterations 14, 14 || six factors 11 11 11 11 10 10
-    ALU          opcode 3 | dependences 4 | reset 1 | uop begin 13, end 14 | iterations 14, 14 || 11 11 11 11 | op 3 | imm? 1 | 16
+    LOAD, STORE  opcode 3 | dependences 4 | memory 3 | sram 16 | dram 32 || y_size 16 x_size 16 x_stride 16 | four pads
+    of 4 GEMM         opcode 3 | dependences 4 | reset 1 | uop begin 13, end 14 | iterations 14, 14 || six factors 11
+    11 11 11 10 10 ALU          opcode 3 | dependences 4 | reset 1 | uop begin 13, end 14 | iterations 14, 14 || 11 11
+    11 11 | op 3 | imm? 1 | 16
 """
 
 from dataclasses import dataclass
@@ -82,23 +83,27 @@ class Instruction:
 
     @property
     def pops(self) -> list[Edge]:
-        """Token queues (from, to) of which it takes one token before it starts. The chain's ends have no outer neighbour,
-        whatever the bits say."""
+        """Token queues (from, to) of which it takes one token before it starts. The chain's ends have no outer
+        neighbour, whatever the bits say."""
         behind, ahead = self._neighbours()
         return ([(behind, self.engine)] if self.pop_prev and behind is not None else []) + (
-            [(ahead, self.engine)] if self.pop_next and ahead is not None else [])
+            [(ahead, self.engine)] if self.pop_next and ahead is not None else []
+        )
 
     @property
     def pushes(self) -> list[Edge]:
         """Token queues into which it puts one token when it is done."""
         behind, ahead = self._neighbours()
         return ([(self.engine, behind)] if self.push_prev and behind is not None else []) + (
-            [(self.engine, ahead)] if self.push_next and ahead is not None else [])
+            [(self.engine, ahead)] if self.push_next and ahead is not None else []
+        )
 
     def _neighbours(self) -> tuple[Engine | None, Engine | None]:
         engine = self.engine
-        return (Engine(engine - 1) if engine is not Engine.LOAD else None,
-                Engine(engine + 1) if engine is not Engine.STORE else None)
+        return (
+            Engine(engine - 1) if engine is not Engine.LOAD else None,
+            Engine(engine + 1) if engine is not Engine.STORE else None,
+        )
 
     def encode(self) -> bytes:
         """The 16 bytes of this instruction. IsaError names a field whose value does not fit."""
@@ -118,8 +123,10 @@ class Instruction:
         value = int(getattr(self, name))
         low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if name in self._SIGNED else (0, (1 << bits) - 1)
         if not low <= value <= high:
-            raise IsaError(f"{type(self).__name__}.{name} = {value} does not fit its {bits} bits ({low}..{high}); "
-                           "use a smaller tile")
+            raise IsaError(
+                f"{type(self).__name__}.{name} = {value} does not fit its {bits} bits ({low}..{high}); "
+                "use a smaller tile"
+            )
         return value & ((1 << bits) - 1)
 
 
@@ -139,8 +146,15 @@ class MemoryInstruction(Instruction):
     x_pad_1: int = 0
 
     _FIRST = (("memory", 3), ("sram_base", 16), ("dram_base", 32))
-    _SECOND = (("y_size", 16), ("x_size", 16), ("x_stride", 16),
-               ("y_pad_0", 4), ("y_pad_1", 4), ("x_pad_0", 4), ("x_pad_1", 4))
+    _SECOND = (
+        ("y_size", 16),
+        ("x_size", 16),
+        ("x_stride", 16),
+        ("y_pad_0", 4),
+        ("y_pad_1", 4),
+        ("x_pad_0", 4),
+        ("x_pad_1", 4),
+    )
 
 
 @dataclass
@@ -176,9 +190,15 @@ class Gemm(Instruction):
     wgt_factor_in: int = 0
 
     opcode = Opcode.GEMM
-    _FIRST = (("reset", 1),) + _LOOPS
-    _SECOND = (("dst_factor_out", 11), ("dst_factor_in", 11), ("src_factor_out", 11), ("src_factor_in", 11),
-               ("wgt_factor_out", 10), ("wgt_factor_in", 10))
+    _FIRST = (("reset", 1), *_LOOPS)
+    _SECOND = (
+        ("dst_factor_out", 11),
+        ("dst_factor_in", 11),
+        ("src_factor_out", 11),
+        ("src_factor_in", 11),
+        ("wgt_factor_out", 10),
+        ("wgt_factor_in", 10),
+    )
 
     @property
     def passes(self) -> int:
@@ -204,9 +224,16 @@ class Alu(Instruction):
     immediate: int = 0
 
     opcode = Opcode.ALU
-    _FIRST = (("reset", 1),) + _LOOPS
-    _SECOND = (("dst_factor_out", 11), ("dst_factor_in", 11), ("src_factor_out", 11), ("src_factor_in", 11),
-               ("op", 3), ("use_immediate", 1), ("immediate", 16))
+    _FIRST = (("reset", 1), *_LOOPS)
+    _SECOND = (
+        ("dst_factor_out", 11),
+        ("dst_factor_in", 11),
+        ("src_factor_out", 11),
+        ("src_factor_in", 11),
+        ("op", 3),
+        ("use_immediate", 1),
+        ("immediate", 16),
+    )
     _SIGNED = frozenset({"immediate"})
 
     @property
@@ -226,7 +253,8 @@ _BOOLS = frozenset({"pop_prev", "pop_next", "push_prev", "push_next", "reset", "
 
 
 def decode(raw: bytes) -> Instruction:
-    """The instruction in 16 bytes. IsaError for another length, an unknown opcode, buffer or operation, or stray bits."""
+    """The instruction in 16 bytes. IsaError for another length, an unknown opcode, buffer or operation, or stray
+    bits."""
     if len(raw) != INSTRUCTION_BYTES:
         raise IsaError(f"an instruction is {INSTRUCTION_BYTES} bytes, got {len(raw)}")
     words = int.from_bytes(raw, "little")

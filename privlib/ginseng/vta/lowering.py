@@ -1,4 +1,5 @@
-"""One layer to a `LayerProgram`: its tensors placed in DRAM, its stream emitted, the stream's own regions placed after."""
+"""One layer to a `LayerProgram`: its tensors placed in DRAM, its stream emitted, the stream's own regions placed
+after."""
 
 from privlib.ginseng.vta.config import INSTRUCTION_BYTES, UOP_BYTES, VtaConfig
 from privlib.ginseng.vta.emit import Emitter
@@ -15,7 +16,8 @@ def place_activation(layout: Layout, name: str, shape: Shape, config: VtaConfig)
 
 
 def lower_layer(layer: Window, schedule: Schedule, layout: Layout, config: VtaConfig) -> LayerProgram:
-    """Lower a layer whose source and residual have regions in `layout`. LoweringError when the schedule does not fit."""
+    """Lower a layer whose source and residual have regions in `layout`. LoweringError when the schedule does not
+    fit."""
     chosen = plan(layer, schedule, config)
     matrices = int(chosen.identity)
     if isinstance(layer, Conv):

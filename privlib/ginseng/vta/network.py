@@ -26,7 +26,8 @@ Parameters = Mapping[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]]
 
 @dataclass(frozen=True)
 class Window:
-    """What all layers share: a window of `kernel` x `kernel`, moved by `stride`, over (`channels`, `height`, `width`)."""
+    """What all layers share: a window of `kernel` x `kernel`, moved by `stride`, over (`channels`, `height`,
+    `width`)."""
 
     name: str
     source: str
@@ -51,7 +52,9 @@ class Window:
 
     @property
     def out_shape(self) -> Shape:
-        rows, columns = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (self.height, self.width))
+        rows, columns = (
+            (size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (self.height, self.width)
+        )
         return self.out_channels, rows, columns
 
     @property
@@ -124,8 +127,10 @@ class Network:
         for layer in self.layers:
             for source, shape in ((layer.source, layer.in_shape), (layer.residual, layer.out_shape)):
                 if source is not None and shapes.get(source) != shape:
-                    raise LoweringError(f"layer {layer.name!r} reads {source!r} as {shape}, but it is "
-                                        f"{shapes.get(source, 'not computed yet')}")
+                    raise LoweringError(
+                        f"layer {layer.name!r} reads {source!r} as {shape}, but it is "
+                        f"{shapes.get(source, 'not computed yet')}"
+                    )
             if layer.name in shapes:
                 raise LoweringError(f"two tensors are called {layer.name!r}; rename one layer")
             if min(layer.out_shape) < 1 or layer.shift < 0:
@@ -154,6 +159,11 @@ def natural_shift(fan_in: int) -> int:
 def random_parameters(network: Network, seed: int) -> dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]]:
     """Seeded int8 weights and int32 biases in the full range, for timing and bit-exactness (never for accuracy)."""
     generator = np.random.default_rng(seed)
-    return {layer.name: (generator.integers(-128, 128, layer.weight_shape, dtype=np.int8),
-                         generator.integers(-20000, 20000, layer.filters, dtype=np.int32))
-            for layer in network.layers if isinstance(layer, Conv)}
+    return {
+        layer.name: (
+            generator.integers(-128, 128, layer.weight_shape, dtype=np.int8),
+            generator.integers(-20000, 20000, layer.filters, dtype=np.int32),
+        )
+        for layer in network.layers
+        if isinstance(layer, Conv)
+    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ ALIGNMENT = 4096
 """Regions begin on an AXI 4 KiB boundary, which no burst may cross (AMBA AXI, IHI 0022, A3.4.1)."""
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What a region holds; reports count bytes by it."""
 
     INSTRUCTIONS = "instructions"
@@ -79,7 +79,9 @@ class VtaProgram:
     def last_use(self) -> dict[str, list[str]]:
         """For each layer, the regions that no later layer reads: its own constants, and tensors it reads last."""
         dying: dict[str, list[str]] = {layer.name: [] for layer in self.layers}
-        readers = {tensor: layer.name for layer in self.network.layers for tensor in (layer.source, layer.residual) if tensor}
+        readers = {
+            tensor: layer.name for layer in self.network.layers for tensor in (layer.source, layer.residual) if tensor
+        }
         for tensor, reader in readers.items():
             dying[reader].append(tensor)
         for name in self.regions:
@@ -136,11 +138,11 @@ class Layout:
         return region
 
 
-
 def element_bytes(memory: Memory, config: VtaConfig) -> int:
     """Bytes in DRAM of one element of a buffer: the unit of an instruction's addresses and sizes."""
     return {Memory.UOP: UOP_BYTES, Memory.WGT: config.weight_bytes, Memory.ACC: config.accumulator_bytes}.get(
-        memory, config.input_bytes)
+        memory, config.input_bytes
+    )
 
 
 def dram_ranges(instruction: MemoryInstruction, config: VtaConfig, *, join: bool = True) -> list[tuple[int, int]]:
@@ -161,22 +163,27 @@ def instruction_bytes(layer: LayerProgram) -> int:
 
 def _pack_bias(layer: Window, parameters: Parameters, block: int) -> bytes:
     bias = np.zeros(blocks(layer.out_channels, block) * block, np.int32)
-    bias[:layer.out_channels] = _parameter(layer, parameters)[1]
+    bias[: layer.out_channels] = _parameter(layer, parameters)[1]
     return bias.astype("<i4").tobytes()
 
 
 def _pack_weights(program: LayerProgram, parameters: Parameters, block: int) -> bytes:
     """Matrices of (out, in) for each tile, in the order tile, out block, in block, kernel row, kernel column."""
     layer = program.layer
-    pieces = [np.eye(block, dtype=np.int8) << (layer.residual_shift if isinstance(layer, Conv) else 0)
-              ] if program.identity else []
+    pieces = (
+        [np.eye(block, dtype=np.int8) << (layer.residual_shift if isinstance(layer, Conv) else 0)]
+        if program.identity
+        else []
+    )
     if program.weight_tiles:
         weights = _parameter(layer, parameters)[0]
         size = layer.kernel
         outs, ins = blocks(layer.out_channels, block), blocks(layer.channels, block)
         depthwise = isinstance(layer, Conv) and layer.depthwise
-        full = np.zeros((outs * block, (1 if depthwise else ins) * (block if not depthwise else 1), size, size), np.int8)
-        full[:weights.shape[0], :weights.shape[1]] = weights
+        full = np.zeros(
+            (outs * block, (1 if depthwise else ins) * (block if not depthwise else 1), size, size), np.int8
+        )
+        full[: weights.shape[0], : weights.shape[1]] = weights
         if depthwise:
             diagonal = np.zeros((outs, 1, size, size, block, block), np.int8)
             index = np.arange(block)
@@ -185,8 +192,11 @@ def _pack_weights(program: LayerProgram, parameters: Parameters, block: int) -> 
         else:
             matrices = full.reshape(outs, block, ins, block, size, size).transpose(0, 2, 4, 5, 1, 3)
         for tile in program.weight_tiles:
-            pieces.append(matrices[tile.out_first:tile.out_first + tile.out_blocks,
-                                   tile.in_first:tile.in_first + tile.in_blocks])
+            pieces.append(
+                matrices[
+                    tile.out_first : tile.out_first + tile.out_blocks, tile.in_first : tile.in_first + tile.in_blocks
+                ]
+            )
     return b"".join(np.ascontiguousarray(piece).tobytes() for piece in pieces)
 
 
@@ -195,8 +205,9 @@ def _parameter(layer: Window, parameters: Parameters) -> tuple[npt.NDArray[np.in
         raise LoweringError(f"no weights were given for layer {layer.name!r}")
     weights, bias = parameters[layer.name]
     if weights.shape != layer.weight_shape or weights.dtype != np.int8:
-        raise LoweringError(f"weights of {layer.name!r} must be int8 {layer.weight_shape}, got {weights.dtype} "
-                            f"{weights.shape}")
+        raise LoweringError(
+            f"weights of {layer.name!r} must be int8 {layer.weight_shape}, got {weights.dtype} {weights.shape}"
+        )
     if bias.shape != (layer.filters,) or bias.dtype != np.int32:
         raise LoweringError(f"bias of {layer.name!r} must be int32 ({layer.filters},), got {bias.dtype} {bias.shape}")
     return weights, bias

@@ -86,8 +86,10 @@ def _span(first: int, count: int, layer: Window, size: int, *, whole: bool) -> t
 
 
 def patch(layer: Window, tile: Tile) -> Patch:
-    return Patch(*_span(tile.row, tile.rows, layer, layer.height, whole=False),
-                 *_span(tile.column, tile.columns, layer, layer.width, whole=True))
+    return Patch(
+        *_span(tile.row, tile.rows, layer, layer.height, whole=False),
+        *_span(tile.column, tile.columns, layer, layer.width, whole=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,11 @@ class Plan:
     def spatial_tiles(self) -> list[tuple[int, int, int, int]]:
         _, height, width = self.layer.out_shape
         rows, columns = self.schedule.tile_rows, self.schedule.tile_columns
-        return [(row, min(rows, height - row), column, min(columns, width - column))
-                for row in range(0, height, rows) for column in range(0, width, columns)]
+        return [
+            (row, min(rows, height - row), column, min(columns, width - column))
+            for row in range(0, height, rows)
+            for column in range(0, width, columns)
+        ]
 
     def out_tiles(self) -> list[tuple[int, int]]:
         size = self.schedule.tile_out
@@ -134,9 +139,11 @@ class Plan:
         places, outs = self.spatial_tiles(), self.out_tiles()
         schedule = self.schedule
         if schedule.interleave == "out":
-            return [[Tile(*place, *out) for out in outs[n:n + 2]] for place in places for n in range(0, len(outs), 2)]
+            return [[Tile(*place, *out) for out in outs[n : n + 2]] for place in places for n in range(0, len(outs), 2)]
         if schedule.interleave == "rows":
-            return [[Tile(*place, *out) for place in places[n:n + 2]] for n in range(0, len(places), 2) for out in outs]
+            return [
+                [Tile(*place, *out) for place in places[n : n + 2]] for n in range(0, len(places), 2) for out in outs
+            ]
         if schedule.order == "channels":
             return [[Tile(*place, *out)] for out in outs for place in places]
         return [[Tile(*place, *out)] for place in places for out in outs]
@@ -148,9 +155,12 @@ def plan(layer: Window, schedule: Schedule, config: VtaConfig) -> Plan:
     reduces = isinstance(layer, Conv) and not layer.depthwise
     convolves = isinstance(layer, Conv)
     _, height, width = layer.out_shape
-    largest = Tile(0, min(schedule.tile_rows, height), 0, min(schedule.tile_columns, width), 0, min(schedule.tile_out, outs))
+    largest = Tile(
+        0, min(schedule.tile_rows, height), 0, min(schedule.tile_columns, width), 0, min(schedule.tile_out, outs)
+    )
     area = ((largest.rows - 1) * layer.stride + layer.kernel) * (
-        (largest.columns - 1) * layer.stride + max(layer.kernel, layer.stride))
+        (largest.columns - 1) * layer.stride + max(layer.kernel, layer.stride)
+    )
     chunk = min(schedule.tile_in, ins) if reduces else largest.outs
     residual = layer.residual is not None
     through_gemm = residual and schedule.residual == "gemm"
@@ -174,14 +184,32 @@ def plan(layer: Window, schedule: Schedule, config: VtaConfig) -> Plan:
         weight_slots = min(weight_slots, weight_room // weight_slot)
     accumulator_slots = contexts or min(2, out_tiles * places, (config.accumulator_depth - bias) // accumulator_slot)
     scratch = config.accumulator_depth - bias - accumulator_slots * accumulator_slot
-    for buffer, used, depth in (("input", max(1, input_slots) * input_slot, config.input_depth),
-                                ("weight", max(1, weight_slots) * weight_slot, weight_room),
-                                ("accumulator", max(1, accumulator_slots) * accumulator_slot + bias,
-                                 config.accumulator_depth)):
+    for buffer, used, depth in (
+        ("input", max(1, input_slots) * input_slot, config.input_depth),
+        ("weight", max(1, weight_slots) * weight_slot, weight_room),
+        ("accumulator", max(1, accumulator_slots) * accumulator_slot + bias, config.accumulator_depth),
+    ):
         if used > depth:
-            raise LoweringError(f"layer {layer.name!r}: the tile needs {used} elements of the {buffer} buffer, which holds "
-                                f"{depth}; use a smaller tile")
+            raise LoweringError(
+                f"layer {layer.name!r}: the tile needs {used} elements of the {buffer} buffer, which holds "
+                f"{depth}; use a smaller tile"
+            )
     if residual and not through_gemm and scratch < largest.columns:
         raise LoweringError(f"layer {layer.name!r}: no accumulators are left to load the residual; use a smaller tile")
-    return Plan(layer, schedule, ins, outs, reduces, positions, input_slot, input_slots, weight_slot, weight_slots,
-                accumulator_slot, accumulator_slots, bias, scratch, identity)
+    return Plan(
+        layer,
+        schedule,
+        ins,
+        outs,
+        reduces,
+        positions,
+        input_slot,
+        input_slots,
+        weight_slot,
+        weight_slots,
+        accumulator_slot,
+        accumulator_slots,
+        bias,
+        scratch,
+        identity,
+    )

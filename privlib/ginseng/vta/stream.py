@@ -16,8 +16,12 @@ from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.vta.config import VtaConfig
 from privlib.ginseng.vta.isa import Engine, Finish, Instruction, Load, Memory
 
-_NEIGHBOURS = ((Engine.LOAD, Engine.COMPUTE), (Engine.COMPUTE, Engine.LOAD),
-               (Engine.COMPUTE, Engine.STORE), (Engine.STORE, Engine.COMPUTE))
+_NEIGHBOURS = (
+    (Engine.LOAD, Engine.COMPUTE),
+    (Engine.COMPUTE, Engine.LOAD),
+    (Engine.COMPUTE, Engine.STORE),
+    (Engine.STORE, Engine.COMPUTE),
+)
 
 
 @dataclass
@@ -102,8 +106,10 @@ def set_dependences(instructions: Sequence[Instruction], needs: Sequence[Sequenc
         for producer in producers:
             edge = (instructions[producer].engine, instruction.engine)
             if producer >= number or (edge not in awaited and edge[0] is not edge[1]):
-                raise LoweringError(f"instruction {number} cannot wait for instruction {producer}: no queue from "
-                                    f"{edge[0].name} to {edge[1].name}, or it comes later")
+                raise LoweringError(
+                    f"instruction {number} cannot wait for instruction {producer}: no queue from "
+                    f"{edge[0].name} to {edge[1].name}, or it comes later"
+                )
             if edge[0] is not edge[1]:
                 latest[edge] = max(latest.get(edge, -1), producer)
         for edge, producer in latest.items():

@@ -31,8 +31,8 @@ _RECORD: dict[tuple[int, int, int, int, int], tuple[int, int, int, str]] = {
     (256, 14, 512, 1, 2): (7, 7, 16, "out"),
     (512, 7, 512, 3, 1): (7, 7, 16, "out"),
 }
-"""(input channels, size, filters, kernel, stride): (tile_h, tile_w, tile_co, axis of the two threads); tile_ci is 1 in all.
-From tlc-pack/tophub, tophub/vta_v0.10.log, section "Resnet-18", the record that deploy_classification.py loads."""
+"""(input channels, size, filters, kernel, stride): (tile_h, tile_w, tile_co, axis of the two threads); tile_ci is 1 in
+all. From tlc-pack/tophub, tophub/vta_v0.10.log, section "Resnet-18", the record that deploy_classification.py loads."""
 
 RANKED = 150
 """Candidates that are ranked by their bound, after a first sieve."""
@@ -48,11 +48,11 @@ MOST_STEPS = 600
 
 
 def published_schedule(layer: Window, config: VtaConfig) -> Schedule:
-    """TopHub's tiles as TVM lowers them: two virtual threads, each with its own copy of what it loads, ReLU and clip apart,
-    the residual added by the ALU. LoweringError when the record lacks the shape."""
+    """TopHub's tiles as TVM lowers them: two virtual threads, each with its own copy of what it loads, ReLU and clip
+    apart, the residual added by the ALU. LoweringError when the record lacks the shape."""
     key = (layer.channels, layer.height, layer.out_channels, layer.kernel, layer.stride)
     if key not in _RECORD or not isinstance(layer, Conv) or layer.depthwise:
-        raise LoweringError(f"the published record has no tile for layer {layer.name!r} {key}; use tiling=\"search\"")
+        raise LoweringError(f'the published record has no tile for layer {layer.name!r} {key}; use tiling="search"')
     rows, columns, outs, threads = _RECORD[key]
     return Schedule(rows, columns, 1, outs, interleave=threads, reuse=False, residual="alu", fused_relu=False)
 
@@ -118,8 +118,8 @@ def _work(found: Plan) -> int:
 
 
 def _bound(found: Plan) -> float:
-    """A lower estimate of cycles, for ranking only: compute, bus and store work overlap, the first load and last store do
-    not, and every instruction costs its overhead."""
+    """A lower estimate of cycles, for ranking only: compute, bus and store work overlap, the first load and last store
+    do not, and every instruction costs its overhead."""
     layer, schedule = found.layer, found.schedule
     tiles = [tile for group in found.groups() for tile in group]
     chunks = found.in_chunks()
@@ -136,12 +136,14 @@ def _bound(found: Plan) -> float:
         area = patch(layer, tile)
         for first, count in chunks:
             blocks = count if found.reduces else tile.outs
-            if _fetch(held_inputs, (tile.row, tile.column, first, None if found.reduces else tile.out), found.input_slots):
+            if _fetch(
+                held_inputs, (tile.row, tile.column, first, None if found.reduces else tile.out), found.input_slots
+            ):
                 loads += blocks * area.rows * area.columns * 2
             if found.weight_slot and _fetch(held_weights, (tile.out, first), found.weight_slots):
                 loads += tile.outs * (count if found.reduces else 1) * window * 32
         loads += vectors * 2 * (1 if layer.residual is None else 2)
-    first_load = (found.input_slot * 2 + found.weight_slot * 32)
+    first_load = found.input_slot * 2 + found.weight_slot * 32
     last = tiles[-1].outs * tiles[-1].area
     return max(compute + 7 * instructions, loads) + first_load + 8 * last + 0.05 * loads + schedule.resident
 
@@ -152,7 +154,7 @@ def _fetch(held: list[object], key: object, slots: int) -> bool:
     if not missing:
         held.remove(key)
     held.append(key)
-    del held[:max(0, len(held) - max(1, slots))]
+    del held[: max(0, len(held) - max(1, slots))]
     return missing
 
 
@@ -167,5 +169,3 @@ def _measure(layer: Window, schedule: Schedule, config: VtaConfig) -> tuple[int,
     report = LayerSimulation(program, stream, config, PIPELINED, DRAM, Unchanged(), Checking()).run()
     accesses = uses([program], regions, config)
     return report.cycles, sum(cheapest(region.size, accesses[name])[0] for name, region in regions.items())
-
-

@@ -1,12 +1,14 @@
-"""Cycles of a lowered network: four engines, four token queues, one memory port, an event for each instruction and burst.
+"""Cycles of a lowered network: four engines, four token queues, one memory port, an event for each instruction and
+burst.
 
-The event with the earliest time goes next. An engine's next event is its next burst, or the start of its next instruction
-once that is fetched and its tokens are there; tokens carry the time they were pushed. Nothing here needs data.
+The event with the earliest time goes next. An engine's next event is its next burst, or the start of its next
+instruction once that is fetched and its tokens are there; tokens carry the time they were pushed. Nothing here needs
+data.
 
-Protection enters in three places. A mode's traffic model adds transfers. The cipher may be slower than the bus. And what
-was read may be used only `verify_cycles` after its last beat: under "before_use" the consumer waits for that; under
-"before_store" it works on unverified data, and a STORE waits until all that went into it, instructions included, has been
-verified: each token also carries the time by which that is so.
+Protection enters in three places. A mode's traffic model adds transfers. The cipher may be slower than the bus. And
+what was read may be used only `verify_cycles` after its last beat: under "before_use" the consumer waits for that;
+under "before_store" it works on unverified data, and a STORE waits until all that went into it, instructions included,
+has been verified: each token also carries the time by which that is so.
 """
 
 from collections import Counter, deque
@@ -28,7 +30,8 @@ CIPHER_BLOCK = 16
 
 @dataclass(frozen=True)
 class Checking:
-    """The cost of a mode in time: cycles from last beat to verified (or decrypted), and bytes the cipher takes a cycle."""
+    """The cost of a mode in time: cycles from last beat to verified (or decrypted), and bytes the cipher takes a
+    cycle."""
 
     verify_cycles: int = 0
     cipher_bytes_per_cycle: float = float("inf")
@@ -61,8 +64,18 @@ class _Actor:
 class LayerSimulation:
     """One launch, from the first fetch to FINISH; `run` returns its report."""
 
-    def __init__(self, layer: LayerProgram, stream: Region, config: VtaConfig, engines: EngineTiming, memory: MemoryTiming,
-                 traffic: TrafficModel, checking: Checking, *, trace: bool = False) -> None:
+    def __init__(
+        self,
+        layer: LayerProgram,
+        stream: Region,
+        config: VtaConfig,
+        engines: EngineTiming,
+        memory: MemoryTiming,
+        traffic: TrafficModel,
+        checking: Checking,
+        *,
+        trace: bool = False,
+    ) -> None:
         self.layer, self.config, self.engines, self.memory = layer, config, engines, memory
         self.traffic, self.checking, self.trace = traffic, checking, trace
         self.port = Port(memory)
@@ -78,11 +91,17 @@ class LayerSimulation:
         self.end = 0
 
     def run(self, closing: Callable[[], Iterable[Transfer]] = tuple) -> LayerReport:
-        """Simulate to the end; `closing` then gives what metadata must still be written. ExecutionError when engines wait for each other for ever."""
+        """Simulate to the end; `closing` then gives what metadata must still be written. ExecutionError when engines
+        wait for each other for ever."""
         instructions = self.layer.instructions
         while True:
-            time, actor = min(((self._fetch_time(), -1), *((self._time(e), int(e)) for e in (
-                Engine.COMPUTE, Engine.LOAD, Engine.STORE))), key=lambda event: event[0])
+            time, actor = min(
+                (
+                    (self._fetch_time(), -1),
+                    *((self._time(e), int(e)) for e in (Engine.COMPUTE, Engine.LOAD, Engine.STORE)),
+                ),
+                key=lambda event: event[0],
+            )
             if time >= NEVER:
                 break
             if actor < 0:
@@ -91,15 +110,26 @@ class LayerSimulation:
                 self._advance(Engine(actor), time)
         left = sum(len(actor.queue) for actor in self.actors.values())
         if left or self.fetched < len(instructions):
-            raise ExecutionError(f"layer {self.layer.name!r}: {left} instructions wait for each other for ever; the "
-                                 "dependence bits are wrong")
+            raise ExecutionError(
+                f"layer {self.layer.name!r}: {left} instructions wait for each other for ever; the "
+                "dependence bits are wrong"
+            )
         done = self.end
         for transfer in closing():
             self._count(transfer, "tags")
             for burst in self._bursts(transfer):
                 self.end = max(self.end, self.port.serve(done, burst.cycles, burst.write)[1])
-        return LayerReport(self.layer.name, self.end, self.layer.layer.macs, self.busy["gemm"], self.busy["alu"],
-                           self.port.busy_cycles, self.store_wait, dict(self.moved), tuple(self.spans))
+        return LayerReport(
+            self.layer.name,
+            self.end,
+            self.layer.layer.macs,
+            self.busy["gemm"],
+            self.busy["alu"],
+            self.port.busy_cycles,
+            self.store_wait,
+            dict(self.moved),
+            tuple(self.spans),
+        )
 
     def _fetch_time(self) -> int:
         if self.fetch.pending:
@@ -167,8 +197,9 @@ class LayerSimulation:
             self.busy["gemm"] += cycles
             return cycles + timing.gemm_overhead
         if isinstance(instruction, Alu):
-            cycles = instruction.operations * (timing.alu_immediate_cycles if instruction.use_immediate
-                                               else timing.alu_tensor_cycles)
+            cycles = instruction.operations * (
+                timing.alu_immediate_cycles if instruction.use_immediate else timing.alu_tensor_cycles
+            )
             self.busy["alu"] += cycles
             return cycles + timing.alu_overhead
         return timing.issue_cycles + timing.finish_cycles
