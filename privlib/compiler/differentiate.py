@@ -50,7 +50,8 @@ def differentiate(module: tvm.IRModule, frozen: Collection[str] = (), clipping: 
     Raises CompileError for a trainable parameter used twice, or where no example's gradient can be told from another's;
     UnsupportedOperatorError for an operator without a gradient.
     """
-    return _Differentiator(module["main"], frozenset(frozen), clipping or Clipping()).run()
+    live = relax.transform.DeadCodeElimination()(module)
+    return _Differentiator(live["main"], frozenset(frozen), clipping or Clipping()).run()
 
 
 class _Differentiator:
