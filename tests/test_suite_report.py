@@ -49,6 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     peers = ("privlib", "onnxruntime", "pytorch_channels_last", "pytorch_compile", "pytorch_eager")
     _benchmark(root, "inference", {f"vgg9_batch64/{peer}/throughput": 500.0 - 50 * i for i, peer in enumerate(peers)})
     _benchmark(root, "fusion", {}, "failed")
+    _benchmark(root, "cifar10", {"mobilenet224/privlib_enclave/throughput": 91.0})
     report.build(root / "results", root)
     return root
 
@@ -71,12 +72,12 @@ def test_says_what_ran_and_what_failed_with_its_reason(root: Path) -> None:
 def test_the_talks_numbers_stand_beside_ours_with_their_source(root: Path) -> None:
     rows = {row["name"]: row for row in report.talk_numbers(records.find(root / "results"))}
     ours = rows["mobilenet/myelin/inference_throughput"]["ours"]
-    assert ours["metric"]["value"] == 88.0
-    assert ours["benchmark"] == "02_enclave_ml"
+    assert ours["metric"]["value"] == 91.0  # in the enclave, and not the 88 that 02_enclave_ml measured outside
+    assert ours["benchmark"] == "cifar10"
     assert rows["vgg9/myelin_private/training_throughput"]["ours"] is None
     page = (root / "results" / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("arXiv 1807.06689") >= 5
-    assert "88 images/s" in page
+    assert "91 images/s" in page
 
 
 def test_reported_numbers_name_sources_and_are_those_of_the_talk() -> None:
