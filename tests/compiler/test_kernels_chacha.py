@@ -59,6 +59,22 @@ def test_published_blocks(name: str, key: bytes, nonce: str, counter: int, block
 
 
 @pytest.mark.parametrize("name", MACHINES)
+def test_published_encryption(name: str) -> None:
+    """RFC 8439, section 2.4.2: the text, exclusive or the stream from counter 1 on, is the published ciphertext."""
+    text = (
+        b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, "
+        b"sunscreen would be it."
+    )
+    published = bytes.fromhex(
+        "6e2e359a2568f98041ba0728dd0d6981e97e7aec1d4360c20a27afccfd9fae0bf91b65c5524733ab8f593dabcd62b357"
+        "1639d624e65152ab8f530c359f0861d807ca0dbf500d6a6156a38e088a22b65e52bc514d16ccf806818ce91ab7793736"
+        "5af90bbf74a35be6b40b8eedf2785e42874d"
+    )
+    made = stream(name, bytes(range(32)), bytes.fromhex("000000000000004a00000000"), 1, 16)
+    assert bytes(a ^ b for a, b in zip(text, made, strict=False)) == published
+
+
+@pytest.mark.parametrize("name", MACHINES)
 def test_long_stream_equals_another_implementation(name: str) -> None:
     key, nonce, counter = bytes(range(100, 132)), bytes(range(50, 62)), 7
     other = Cipher(algorithms.ChaCha20(key, counter.to_bytes(4, "little") + nonce), mode=None).encryptor()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from privlib.compiler.kernels import chacha, noise
+from privlib.compiler.kernels import chacha, elementary, noise
 from privlib.compiler.kernels.builder import Expression, Kernel
 from privlib.compiler.kernels.noise import NoiseGrid
 from privlib.compiler.target import Machine
@@ -62,7 +62,7 @@ def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
                     total = total + noise.in_steps(kernel, values, offset, lanes, grid.sigma_steps)
                 kernel.store(sums, T.broadcast(getattr(T, sum_type)(0), lanes), at, lanes=lanes)
                 parameter = T.Bind(T.cast(kernel.load(parameters, at, lanes=lanes), f"float64x{lanes}"))
-                d = T.cast(total, f"float64x{lanes}") * wide(factor)
+                d = (elementary.float_of_integer(total, lanes) if grid else total) * wide(factor)
                 if what.weight_decay:
                     d = d + wide(what.weight_decay) * parameter
                 if momentum is not None:
@@ -80,7 +80,8 @@ def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
 def fold(machine: Machine, dtype: str, size: int, grid: NoiseGrid | None) -> "tvm.tirx.PrimFunc":
     """Arguments: batch sums (size,), sums (size,) int64 steps (float64 where grid is None).
 
-    sums += batch sums, rounded to the grid. A batch sum that is NaN, infinite or beyond 3e38 adds nothing.
+    sums += batch sums, rounded to the grid. A batch sum that is NaN, infinite, beyond 3e38 or beyond 2⁶¹ steps (no sum
+    of 2²⁰ clipped examples is) adds nothing: what int64 cannot hold must not wrap around.
     """
     kernel, lanes = Kernel(machine, dtype), chacha.word_lanes(machine)
     if size % lanes:
@@ -93,7 +94,7 @@ def fold(machine: Machine, dtype: str, size: int, grid: NoiseGrid | None) -> "tv
             at = T.Bind((task * chunk + vector) * lanes)
             value = T.Bind(T.cast(kernel.load(batch, at, lanes=lanes), f"float64x{lanes}"))
             zero = T.broadcast(T.float64(0.0), lanes)
-            bound = T.broadcast(T.float64(3e38), lanes)
+            bound = T.broadcast(T.float64(min(3e38, 2.0**61 * grid.step) if grid else 3e38), lanes)
             usable = T.And(value < bound, value > zero - bound)  # not NaN, not infinite
             kept = T.Select(usable, value, zero)
             if grid:
