@@ -6,8 +6,8 @@
 from privlib.ginseng.errors import GinsengError
 from privlib.ginseng.report import CycleReport
 from privlib.ginseng.simulate import simulate
+from privlib.ginseng.tec import TecTiming
 from privlib.ginseng.vta.compile import lower
-from privlib.ginseng.vta.config import TecTiming
 from privlib.ginseng.vta.program import VtaProgram
 
 __all__ = ["CycleReport", "GinsengError", "TecTiming", "VtaProgram", "lower", "simulate"]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privlib.ginseng.vta.isa import Engine
+from privlib.ginseng.vta.isa import Alu, Engine, Gemm, Instruction, MemoryInstruction
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,16 @@ class Span:
     what: str
     start: int
     end: int
+
+
+def describe(instruction: Instruction) -> str:
+    """A short name for a picture's legend: "LOAD WGT", "GEMM", "RESET", "ALU SHR", ..."""
+    name = type(instruction).__name__.upper()
+    if isinstance(instruction, MemoryInstruction):
+        return f"{name} {instruction.memory.name}"
+    if isinstance(instruction, Gemm) and instruction.reset:
+        return "RESET"
+    return f"{name} {instruction.op.name}" if isinstance(instruction, Alu) else name
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,18 @@
 """Cycles and bytes of a lowered network under a protection mode."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from privlib.ginseng.errors import ProtectionError
 from privlib.ginseng.memory.blocks import Blocks
 from privlib.ginseng.memory.dram import DRAM, MemoryTiming
 from privlib.ginseng.memory.traffic import MODES, TAG_BUFFER_LINES, traffic_model
 from privlib.ginseng.report import CycleReport
-from privlib.ginseng.vta.config import PIPELINED, EngineTiming, TecTiming
+from privlib.ginseng.tec import BLOCK_BYTES, TecTiming, measured_timing
+from privlib.ginseng.vta.config import PIPELINED, EngineTiming
 from privlib.ginseng.vta.program import VtaProgram
-from privlib.ginseng.vta.timing import CIPHER_BLOCK, Checking, LayerSimulation
-
-RTL_TIMING = Path(__file__).with_name("rtl") / "timing.json"
-"""Written by the RTL's tests: {"latency_cycles": int, "blocks_per_cycle": number}."""
+from privlib.ginseng.vta.timing import Checking, LayerSimulation
 
 CHECKS = ("before_use", "before_store")
-
-
-def rtl_timing(path: Path = RTL_TIMING) -> TecTiming:
-    """The TEC's timing as its RTL simulation measured it. ProtectionError says how to make the file."""
-    if not path.exists():
-        raise ProtectionError(f"{path.name} is missing: run the RTL tests, which write it, or pass tec=TecTiming(...)")
-    found = json.loads(path.read_text())
-    try:
-        return TecTiming(int(found["latency_cycles"]), float(found["blocks_per_cycle"]), "RTL simulation")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtectionError(f"{path.name} must hold latency_cycles and blocks_per_cycle: {error}") from error
 
 
 def simulate(
@@ -51,7 +36,7 @@ def simulate(
     partition   authentication blocks by region for "tec"; by default chosen from the program's accesses
     trace       keep every instruction's start and end in the report
 
-    Raises ProtectionError for an unknown mode or check, or where the cipher's timing is not known.
+    Raises ProtectionError for an unknown mode or check.
     """
     if protection not in MODES:
         raise ProtectionError(f"no protection mode called {protection!r}; there are {', '.join(MODES)}")
@@ -59,10 +44,11 @@ def simulate(
         raise ProtectionError(f"no check called {check!r}; there are {', '.join(CHECKS)}")
     checking = Checking()
     if protection != "none":
-        cipher = tec or rtl_timing()
-        # Without tags nothing is verified: only the first key stream can be late, and it starts with the request.
-        cycles = max(1, cipher.latency_cycles - memory.read_latency) if protection == "ctr" else cipher.latency_cycles
-        checking = Checking(cycles, cipher.blocks_per_cycle * CIPHER_BLOCK, check == "before_store")
+        cipher = tec or measured_timing()
+        # Without tags there is no verdict to wait for. A tag is a beat of its own after the data it belongs to.
+        verdict = cipher.latency_cycles if protection == "ctr" else cipher.tag_latency_cycles + 1
+        rate = cipher.blocks_per_cycle * BLOCK_BYTES
+        checking = Checking(cipher.latency_cycles, verdict, rate, check == "before_store")
     traffic = traffic_model(protection, program, partition=partition, tag_buffer_lines=tag_buffer_lines)
     reports, dying = [], program.last_use()
     for layer in program.layers:

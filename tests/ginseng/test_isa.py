@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privlib.ginseng.errors import IsaError
-from privlib.ginseng.vta import isa
+from privlib.ginseng.vta import isa, uops
 
 
 def test_load_fields_sit_where_hw_spec_puts_them() -> None:
@@ -118,11 +118,11 @@ def test_wrong_lengths_are_refused() -> None:
     with pytest.raises(IsaError, match="16 bytes"):
         isa.decode(b"\0" * 15)
     with pytest.raises(IsaError, match="4 bytes"):
-        isa.decode_uops(b"\0" * 6)
+        uops.decode_uops(b"\0" * 6)
 
 
 def test_uops_round_trip_and_refuse_what_they_cannot_hold() -> None:
     table = np.array([[2047, 0, 1023], [0, 2047, 0], [5, 6, 7]])
-    assert (isa.decode_uops(isa.encode_uops(table)) == table).all()
+    assert (uops.decode_uops(uops.encode_uops(table)) == table).all()
     with pytest.raises(IsaError, match="smaller tile"):
-        isa.encode_uops([[2048, 0, 0]])
+        uops.encode_uops([[2048, 0, 0]])

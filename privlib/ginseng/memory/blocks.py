@@ -8,7 +8,7 @@ tries both and equal sizes, counts every access of the lowered program in whole 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privlib.ginseng.errors import ProtectionError
 from privlib.ginseng.memory.dram import LINE_BYTES
@@ -32,10 +32,15 @@ class Use:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block boundaries of one tensor: block n is bytes cuts[n] to cuts[n + 1] from its base."""
+    """Block boundaries of one tensor: block n is bytes cuts[n] to cuts[n + 1] from its base.
+
+    `numbers` are the blocks' burst numbers, in the order in which they are written: the TEC refuses a burst below the
+    last one written, so that no nonce can repeat. Empty means in order of address.
+    """
 
     cuts: tuple[int, ...]
     rule: str = ""
+    numbers: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -46,6 +51,10 @@ class Blocks:
         if not 0 <= start < end <= self.cuts[-1]:
             raise ProtectionError(f"bytes {start}..{end} are outside a tensor of {self.cuts[-1]} bytes")
         return bisect_right(self.cuts, start) - 1, bisect_left(self.cuts, end)
+
+    def number(self, block: int) -> int:
+        """The burst number of a block."""
+        return self.numbers[block] if self.numbers else block
 
     def exact(self, start: int, end: int) -> bool:
         first, last = self.covering(start, end)
@@ -131,7 +140,16 @@ def cheapest(size: int, accesses: Sequence[Use]) -> tuple[int, Blocks]:
         ((extra_bytes(found, accesses), found.count, found) for found in candidates(size, accesses)),
         key=lambda ranked: ranked[:2],
     )
-    return cost, blocks
+    return cost, replace(blocks, numbers=_written_order(blocks, accesses))
+
+
+def _written_order(blocks: Blocks, accesses: Iterable[Use]) -> tuple[int, ...]:
+    """Burst numbers of blocks by the order in which an inference writes them; what only the host writes, by address."""
+    written = [block for use in accesses if use.write for block in range(*blocks.covering(use.start, use.end))]
+    if not written:
+        return ()
+    numbers = {block: number for number, block in enumerate(dict.fromkeys(written))}
+    return tuple(numbers[block] for block in range(blocks.count))
 
 
 def granularity_curve(program: VtaProgram, sizes: Iterable[int] = SIZES) -> dict[str, float]:

@@ -21,18 +21,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from privlib.ginseng.errors import IntegrityError, ProtectionError
 from privlib.ginseng.memory import blocks as authentication
 from privlib.ginseng.memory.blocks import TAG_BYTES, Blocks
+from privlib.ginseng.tec import burst_nonce
 from privlib.ginseng.vta.program import ALIGNMENT, Region, VtaProgram
 
 CIPHER_BLOCK = 16
 LAST_VERSION = (1 << 32) - 1
 LAST_REWRITE = 1 << 12
 Observer = Callable[[bool, int, bytes], None]
-
-
-def nonce(tensor: int, version: int, block: int) -> bytes:
-    """The 96-bit IV: tensor number, its version, block within it, 32 bits each, big-endian. No two blocks ever written
-    under one key share it: a tensor's version rises before it is written, and each block is written once a version."""
-    return tensor.to_bytes(4, "big") + version.to_bytes(4, "big") + block.to_bytes(4, "big")
 
 
 class ExternalDram:
@@ -103,8 +98,10 @@ class CounterDram(ExternalDram):
 class TaggedDram(ExternalDram):
     """AES-128-GCM over authentication blocks, the 16-byte tags after the data: `tec`, and with equal blocks `mgx`.
 
-    A block is written once a version. Where blocks do not follow the tiles (`mgx`) a block written in part is read,
-    checked and written again under a rewrite number of its own, which the chip keeps too.
+    The nonce is the TEC's: tensor, version, burst number. No two blocks written under one key share it: a tensor's
+    version rises before it is written, and within a version burst numbers only rise, as the core enforces. Where blocks
+    do not follow the tiles (`mgx`) a block written in part is read, checked and written again under a rewrite number of
+    its own, which the chip keeps too.
     """
 
     def __init__(
@@ -122,11 +119,13 @@ class TaggedDram(ExternalDram):
         self.slots = authentication.tag_slots(program.regions, partition)
         tags = max(self.slots[region.name] + partition[region.name].count for region in self.regions)
         self.dram.extend(bytes(tags * TAG_BYTES))
+        self._next: Counter[str] = Counter()
         self._written: dict[str, Counter[int]] = {region.name: Counter() for region in self.regions}
 
     def begin(self, region: Region) -> None:
         super().begin(region)
         self._written[region.name].clear()
+        self._next[region.name] = 0
 
     def tag_address(self, region: Region, block: int) -> int:
         """Where a block's tag lies in `dram`."""
@@ -168,13 +167,16 @@ class TaggedDram(ExternalDram):
     def _nonce(self, region: Region, block: int) -> bytes:
         rewrites = self._written[region.name][block] - 1 if self._partial else 0
         # Rewrites share the tensor's 32-bit field: no network here has 2**20 tensors.
-        return nonce(region.number + (rewrites << 20), self._versions[region.name], block)
+        burst = self.partition[region.name].number(block)
+        return burst_nonce(region.number + (rewrites << 20), self._versions[region.name], burst)
 
     def _seal(self, region: Region, block: int, data: bytes) -> None:
-        if self._written[region.name][block] and not self._partial:
+        burst = self.partition[region.name].number(block)
+        if burst < self._next[region.name] and not self._partial:
             raise ProtectionError(
-                f"block {block} of {region.name!r} is written twice in one version: its nonce would repeat"
+                f"block {block} of {region.name!r} is written out of turn or twice in a version: its nonce could repeat"
             )
+        self._next[region.name] = burst + 1
         self._written[region.name][block] += 1
         if self._written[region.name][block] > LAST_REWRITE:
             raise ProtectionError(f"block {block} of {region.name!r} was rewritten {LAST_REWRITE} times in one version")

@@ -5,7 +5,7 @@ whose cycle counts are the published reference. "State machine" means: counted f
 through.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 INSTRUCTION_BYTES = 16
 UOP_BYTES = 4
@@ -99,13 +99,3 @@ UNPIPELINED = EngineTiming(gemm_cycles_per_pass=4, gemm_overhead=5)
 entered (1), two pipe stages and counting out (3)."""
 
 PUBLISHED = VtaConfig()
-
-
-@dataclass(frozen=True)
-class TecTiming:
-    """What the TEC's RTL simulation measured: cycles from a block's last input to its tag, and blocks of 16 bytes a
-    cycle."""
-
-    latency_cycles: int
-    blocks_per_cycle: float = 1.0
-    source: str = field(default="given by the caller", compare=False)

@@ -13,22 +13,7 @@ from privlib.ginseng.vta.isa import Alu, AluOp, Gemm, Load, Memory, Store
 from privlib.ginseng.vta.network import Conv, MaxPool
 from privlib.ginseng.vta.program import Region, WeightTile, element_bytes
 from privlib.ginseng.vta.schedule import Patch, Plan, Tile, patch
-from privlib.ginseng.vta.stream import Slot, SlotPool, Stream
-
-Axis = tuple[int, int, int, int]
-"""A loop: extent, and the steps of accumulator, input and weight index."""
-
-
-def _expand(bases: tuple[int, int, int], axes: list[Axis]) -> list[tuple[int, int, int]]:
-    """The micro-ops of nested loops over `axes`, the last one fastest."""
-    uops = [bases]
-    for extent, *steps in axes:
-        uops = [
-            (dst + n * steps[0], src + n * steps[1], wgt + n * steps[2])
-            for dst, src, wgt in uops
-            for n in range(extent)
-        ]
-    return uops
+from privlib.ginseng.vta.stream import Axis, Slot, SlotPool, Stream, expand
 
 
 class Emitter:
@@ -117,7 +102,7 @@ class Emitter:
         """One GEMM: the two longest axes are its loops, the others become micro-ops."""
         longest = sorted(axes, key=lambda axis: -axis[0])
         outer, inner, rest = longest[1], longest[0], longest[2:]
-        begin, end = self.stream.kernel((bases, tuple(rest)), lambda: _expand(bases, rest))
+        begin, end = self.stream.kernel((bases, tuple(rest)), lambda: expand(bases, rest))
         # A loop that runs once never takes its step, which may be wider than the field.
         out, once = ((step if outer[0] > 1 else 0) for step in outer[1:]), inner[0] == 1
         dst_out, src_out, wgt_out = out

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from privlib.ginseng.errors import ExecutionError
 from privlib.ginseng.vta.config import VtaConfig
-from privlib.ginseng.vta.isa import Alu, AluOp, Gemm, Instruction, Load, Memory, MemoryInstruction, Store, decode_uops
+from privlib.ginseng.vta.isa import Alu, AluOp, Gemm, Instruction, Load, Memory, MemoryInstruction, Store
 from privlib.ginseng.vta.program import dram_ranges
+from privlib.ginseng.vta.uops import decode_uops
 
 _EXACT_BLOCKS = 63
 Index = npt.NDArray[np.int64]

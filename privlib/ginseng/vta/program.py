@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.vta.config import INSTRUCTION_BYTES, UOP_BYTES, VtaConfig
-from privlib.ginseng.vta.isa import Instruction, Memory, MemoryInstruction, encode_uops
+from privlib.ginseng.vta.isa import Instruction, Memory, MemoryInstruction
 from privlib.ginseng.vta.network import Conv, Network, Parameters, Shape, Window
+from privlib.ginseng.vta.uops import encode_uops
 
 ALIGNMENT = 4096
 """Regions begin on an AXI 4 KiB boundary, which no burst may cross (AMBA AXI, IHI 0022, A3.4.1)."""

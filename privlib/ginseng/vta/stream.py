@@ -24,6 +24,18 @@ _NEIGHBOURS = (
 )
 
 
+Axis = tuple[int, int, int, int]
+"""A loop over micro-ops: extent, and the steps of accumulator, source and weight index."""
+
+
+def expand(bases: tuple[int, int, int], axes: Sequence[Axis]) -> list[tuple[int, int, int]]:
+    """The micro-ops of nested loops over `axes`, the last one fastest."""
+    uops = [bases]
+    for extent, *steps in axes:
+        uops = [(d + n * steps[0], s + n * steps[1], w + n * steps[2]) for d, s, w in uops for n in range(extent)]
+    return uops
+
+
 @dataclass
 class Slot:
     """A piece of an on-chip buffer: what it holds, who loaded that, and who used it last."""

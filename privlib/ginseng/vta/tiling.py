@@ -118,7 +118,7 @@ def _work(found: Plan) -> int:
 
 
 def _bound(found: Plan) -> float:
-    """A lower estimate of cycles, for ranking only: compute, bus and store work overlap, the first load and last store
+    """A rough estimate of cycles, for ranking only: compute, bus and store work overlap, the first load and last store
     do not, and every instruction costs its overhead."""
     layer, schedule = found.layer, found.schedule
     tiles = [tile for group in found.groups() for tile in group]

@@ -1,14 +1,13 @@
-"""Cycles of a lowered network: four engines, four token queues, one memory port, an event for each instruction and
-burst.
+"""Cycles of a lowered network: four engines, four token queues, one memory port, events for instructions and bursts.
 
 The event with the earliest time goes next. An engine's next event is its next burst, or the start of its next
 instruction once that is fetched and its tokens are there; tokens carry the time they were pushed. Nothing here needs
 data.
 
 Protection enters in three places. A mode's traffic model adds transfers. The cipher may be slower than the bus. And
-what was read may be used only `verify_cycles` after its last beat: under "before_use" the consumer waits for that;
-under "before_store" it works on unverified data, and a STORE waits until all that went into it, instructions included,
-has been verified: each token also carries the time by which that is so.
+what was read is decrypted `data_cycles` and verified `verify_cycles` after its last beat: under "before_use" the
+consumer waits for the verdict; under "before_store" it works on unverified data, and a STORE waits until all that went
+into it, instructions included, has been verified: each token also carries the time by which that is so.
 """
 
 from collections import Counter, deque
@@ -18,21 +17,21 @@ from dataclasses import dataclass, field
 from privlib.ginseng.errors import ExecutionError
 from privlib.ginseng.memory.dram import MemoryTiming, Port, bursts
 from privlib.ginseng.memory.traffic import TrafficModel, Transfer
-from privlib.ginseng.report import LayerReport, Span
+from privlib.ginseng.report import LayerReport, Span, describe
 from privlib.ginseng.vta.config import INSTRUCTION_BYTES, EngineTiming, VtaConfig
-from privlib.ginseng.vta.isa import Alu, Edge, Engine, Gemm, Instruction, Load, Memory, MemoryInstruction, Store
+from privlib.ginseng.vta.isa import Alu, Edge, Engine, Gemm, Instruction, Memory, MemoryInstruction, Store
 from privlib.ginseng.vta.program import Kind, LayerProgram, Region, dram_ranges
 
 NEVER = 1 << 60
 _KIND_OF = {Memory.UOP: Kind.UOPS, Memory.WGT: Kind.WEIGHTS, Memory.ACC: Kind.BIAS}
-CIPHER_BLOCK = 16
 
 
 @dataclass(frozen=True)
 class Checking:
-    """The cost of a mode in time: cycles from last beat to verified (or decrypted), and bytes the cipher takes a
-    cycle."""
+    """The cost of a mode in time: cycles from last beat to decrypted (encrypted) and to verified (tagged), and bytes
+    the cipher takes a cycle."""
 
+    data_cycles: int = 0
     verify_cycles: int = 0
     cipher_bytes_per_cycle: float = float("inf")
     before_store: bool = False
@@ -263,15 +262,16 @@ class LayerSimulation:
 
     def _usable(self, data_end: int) -> int:
         """When what arrived at `data_end` may be used."""
-        return data_end if self.checking.before_store else data_end + self.checking.verify_cycles
+        checking = self.checking
+        return data_end + (checking.data_cycles if checking.before_store else checking.verify_cycles)
 
     def _finish_dma(self, engine: Engine) -> None:
         actor = self.actors[engine]
         data_end = max(actor.last_data, actor.earliest_end)
         if engine is Engine.STORE:
-            # The tag of the last block is computed while its data travels to DRAM and is acknowledged.
+            # The last block's tag is ready while its data still travels to DRAM and is acknowledged.
             tagged = data_end - self.memory.write_latency + self.checking.verify_cycles
-            self._retire(engine, max(data_end, tagged), data_end)
+            self._retire(engine, max(data_end + self.checking.data_cycles, tagged), data_end)
         else:
             usable = self._usable(data_end)
             actor.verified = max(actor.verified, data_end + self.checking.verify_cycles)
@@ -286,14 +286,4 @@ class LayerSimulation:
             self.tokens.setdefault(edge, deque()).append((done, actor.verified))
         self.end = max(self.end, done)
         if self.trace:
-            self.spans.append(Span(engine, _describe(instruction), actor.started, done))
-
-
-def _describe(instruction: Instruction) -> str:
-    if isinstance(instruction, Load):
-        return f"LOAD {instruction.memory.name}"
-    if isinstance(instruction, Gemm) and instruction.reset:
-        return "RESET"
-    if isinstance(instruction, Alu):
-        return f"ALU {instruction.op.name}"
-    return type(instruction).__name__.upper()
+            self.spans.append(Span(engine, describe(instruction), actor.started, done))
