@@ -56,6 +56,12 @@ class ExternalDram:
     def write(self, start: int, data: bytes) -> None:
         self._bus_write(start, data)
 
+    def dependent(self, address: int) -> tuple[int, int] | None:
+        """Bytes [start, end) whose reading involves the byte of `dram` at `address`; None where nothing does. For
+        attacks: change that byte, then read those."""
+        region = self.regions[bisect_right(self._bases, address) - 1]
+        return (address, address + 1) if address < region.end else None
+
     def _region(self, start: int, end: int) -> Region:
         region = self.regions[bisect_right(self._bases, start) - 1]
         if end > region.end:
@@ -130,6 +136,20 @@ class TaggedDram(ExternalDram):
     def tag_address(self, region: Region, block: int) -> int:
         """Where a block's tag lies in `dram`."""
         return self.data_end + (self.slots[region.name] + block) * TAG_BYTES
+
+    def dependent(self, address: int) -> tuple[int, int] | None:
+        """The block that the byte is part of, or whose tag it is part of."""
+        if address >= self.data_end:
+            slot = (address - self.data_end) // TAG_BYTES
+            region = max((r for r in self.regions if self.slots[r.name] <= slot), key=lambda r: self.slots[r.name])
+            block = slot - self.slots[region.name]
+        else:
+            region = self.regions[bisect_right(self._bases, address) - 1]
+            if address >= region.end:
+                return None
+            block = self.partition[region.name].covering(address - region.base, address - region.base + 1)[0]
+        cuts = self.partition[region.name].cuts
+        return (region.base + cuts[block], region.base + cuts[block + 1]) if block < len(cuts) - 1 else None
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes [start, end), from whole blocks each of which is checked. IntegrityError names the tensor and block."""

@@ -52,6 +52,22 @@ class TreeDram(ExternalDram):
         mac.update(label)
         return mac.finalize()
 
+    def dependent(self, address: int) -> tuple[int, int] | None:
+        """The line that the byte is part of, or whose MAC it is part of, or the first line under its counter line."""
+        if address < self._macs:
+            line = address // LINE_BYTES
+        elif address < self._levels[0]:
+            line = (address - self._macs) // MAC_BYTES
+        else:
+            level = max(n for n, start in enumerate(self._levels) if start <= address)
+            return self._line((address - self._levels[level]) // LINE_BYTES * MEE_ARITY ** (level + 1))
+        start, end = self._line(line)
+        return (start, end) if any(r.base < end and start < r.end for r in self.regions) else None
+
+    @staticmethod
+    def _line(line: int) -> tuple[int, int]:
+        return line * LINE_BYTES, (line + 1) * LINE_BYTES
+
     def read(self, start: int, end: int) -> bytes:
         """Bytes [start, end) from whole verified lines. IntegrityError for a line that is not the last one written."""
         first, last = start // LINE_BYTES, -(-end // LINE_BYTES)
