@@ -120,15 +120,26 @@ def test_any_convolution_under_any_schedule(
     np.testing.assert_array_equal(got["y"], forward(network, parameters, image)["y"])
 
 
-@pytest.mark.parametrize("name", ["resnet32", "vgg9", "mobilenet"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet32", "vgg9", "mobilenet"])
 def test_whole_networks_are_bit_exact(name: str) -> None:
     program = lower(name)
     parameters = random_parameters(program.network, seed=5)
     image = np.random.default_rng(6).integers(-128, 128, program.network.input_shape, dtype=np.int8)
-    memory = protected_dram("none", program)
+    got = _every_tensor(program, parameters, image, functional.latest_first)
+    for tensor, expected in forward(program.network, parameters, image).items():
+        np.testing.assert_array_equal(got[tensor], expected, err_msg=tensor)
+        # Values spread out, so that a wrong one shows.
+        assert len(np.unique(expected)) > min(50, expected.size // 2), tensor
+
+
+def test_a_whole_network_under_full_protection_computes_the_same() -> None:
+    program = lower("resnet32")
+    parameters = random_parameters(program.network, seed=7)
+    image = np.random.default_rng(8).integers(-128, 128, program.network.input_shape, dtype=np.int8)
+    memory = protected_dram("tec", program)
     functional.load_constants(program, parameters, memory)
-    output = functional.run(program, memory, image)
-    np.testing.assert_array_equal(output, forward(program.network, parameters, image)[program.network.output])
+    expected = forward(program.network, parameters, image)[program.network.output]
+    np.testing.assert_array_equal(functional.run(program, memory, image), expected)
 
 
 def test_a_stream_that_waits_for_nobody_is_refused(tiny: VtaProgram) -> None:

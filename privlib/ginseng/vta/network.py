@@ -153,7 +153,7 @@ class Network:
 
 def natural_shift(fan_in: int) -> int:
     """A shift that keeps sums of `fan_in` products of random int8 values mostly inside int8."""
-    return round(0.5 * log2(fan_in) + 6)
+    return round(0.5 * log2(fan_in) + 5)
 
 
 def random_parameters(network: Network, seed: int) -> dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]]]:

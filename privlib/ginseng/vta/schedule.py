@@ -19,6 +19,7 @@ class Schedule:
     resident    hold every weight tile of the layer on chip at once
     residual    "gemm": the residual enters as one more reduction step with an identity matrix, through the load engine;
                 "alu": the compute engine loads it into accumulators and adds it
+    ahead       slots of inputs and of weights (where they fit), and so how many steps loads may run ahead
     fused_relu  clip to 0..127 at once instead of ReLU, then clip
     """
 
@@ -32,6 +33,7 @@ class Schedule:
     resident: bool = False
     residual: str = "gemm"
     fused_relu: bool = True
+    ahead: int = 2
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,15 @@ def plan(layer: Window, schedule: Schedule, config: VtaConfig) -> Plan:
     out_tiles, chunks = -(-outs // largest.outs), -(-ins // chunk) if reduces else 1
     places = -(-height // schedule.tile_rows) * -(-width // schedule.tile_columns)
     weight_keys = out_tiles * chunks
-    wanted_inputs = min(2, max(places * (chunks if reduces else out_tiles), 1) + (1 if through_gemm else 0))
+    input_keys = places * (chunks if reduces else out_tiles) + (1 if through_gemm else 0)
+    wanted_inputs = min(schedule.ahead, input_keys)
     positions = layer.kernel**2 if isinstance(layer, MaxPool) else 1
     accumulator_slot = positions * largest.outs * largest.area
     bias = outs if convolves else 0
 
     input_slots = contexts or min(config.input_depth // input_slot, wanted_inputs)
     weight_room = config.weight_depth - (1 if identity else 0)
-    weight_slots = contexts or (weight_keys if schedule.resident else min(2, weight_keys))
+    weight_slots = contexts or (weight_keys if schedule.resident else min(schedule.ahead, weight_keys))
     if convolves and not schedule.resident and not contexts:
         weight_slots = min(weight_slots, weight_room // weight_slot)
     accumulator_slots = contexts or min(2, out_tiles * places, (config.accumulator_depth - bias) // accumulator_slot)

@@ -1,8 +1,8 @@
 """Schedules: the published ones, and a search for better ones.
 
-The search lists tile shapes that fit, ranks them by a bound (the longest of the compute, load and store work, plus what
-cannot overlap) and lowers and simulates the best few. Of those within `SLACK` of the fastest it takes the one whose
-accesses cost the fewest tag and halo bytes, so that tiles and authentication blocks are chosen together.
+The search lists tile shapes that fit, ranks them by an estimate (a pipeline of loading and computing) and lowers and
+simulates the best few. Of those within `SLACK` of the fastest it takes the one that moves the fewest bytes, those of
+its tags and halos included, so that tiles and authentication blocks are chosen together.
 """
 
 from collections.abc import Iterator
@@ -34,14 +34,14 @@ _RECORD: dict[tuple[int, int, int, int, int], tuple[int, int, int, str]] = {
 """(input channels, size, filters, kernel, stride): (tile_h, tile_w, tile_co, axis of the two threads); tile_ci is 1 in
 all. From tlc-pack/tophub, tophub/vta_v0.10.log, section "Resnet-18", the record that deploy_classification.py loads."""
 
-RANKED = 150
-"""Candidates that are ranked by their bound, after a first sieve."""
+RANKED = 300
+"""Candidates that are ranked by the estimate, after a first sieve."""
 
 KEPT = 12
 """Candidates that are simulated."""
 
 SLACK = 0.003
-"""Cycles, as a fraction, that a schedule with cheaper authentication may cost."""
+"""Cycles, as a fraction, that a schedule which moves fewer bytes may cost."""
 
 MOST_STEPS = 600
 """Schedules with more tiles and reduction steps than this are not considered."""
@@ -68,12 +68,12 @@ def search_schedule(layer: Window, config: VtaConfig) -> Schedule:
 @cache
 def _search(layer: Window, config: VtaConfig) -> Schedule:
     fitting = sorted(((_work(found), index, found) for index, found in enumerate(_candidates(layer, config))))
-    ranked = sorted((_bound(found), index, found) for _, index, found in fitting[:RANKED])
+    ranked = sorted((_estimate(found), index, found) for _, index, found in fitting[:RANKED])
     if not ranked:
         raise LoweringError(f"layer {layer.name!r} fits the buffers with no tile; its kernel or width is too large")
     measured = [(*_measure(layer, found.schedule, config), index, found.schedule) for _, index, found in ranked[:KEPT]]
     limit = min(measured)[0] * (1 + SLACK)
-    return min((extra, cycles, index, schedule) for cycles, extra, index, schedule in measured if cycles <= limit)[3]
+    return min((moved, cycles, index, schedule) for cycles, moved, index, schedule in measured if cycles <= limit)[3]
 
 
 def _candidates(layer: Window, config: VtaConfig) -> Iterator[Plan]:
@@ -88,7 +88,7 @@ def _candidates(layer: Window, config: VtaConfig) -> Iterator[Plan]:
 
 
 def _variants(layer: Window, tiles: Schedule, config: VtaConfig) -> Iterator[Plan]:
-    """One shape of tile in each order, weights resident or not, leaving out what comes to the same."""
+    """One shape of tile in each order, loading further ahead, weights resident, leaving out what comes to the same."""
     try:
         first = plan(layer, tiles, config)
     except LoweringError:
@@ -97,6 +97,8 @@ def _variants(layer: Window, tiles: Schedule, config: VtaConfig) -> Iterator[Pla
     if places * outs * chunks > MOST_STEPS:
         return
     yield first
+    if places * outs * chunks > 4 and first.input_slots == 2:
+        yield from (plan(layer, replace(tiles, ahead=slots), config) for slots in (4, 10))
     if places > 1 and outs > 1:
         yield plan(layer, replace(tiles, order="channels"), config)
     if places > 1 and outs * chunks > 2:
@@ -117,35 +119,35 @@ def _work(found: Plan) -> int:
     return 7 * steps + found.input_slot * 2 + found.weight_slot * 32
 
 
-def _bound(found: Plan) -> float:
-    """A rough estimate of cycles, for ranking only: compute, bus and store work overlap, the first load and last store
-    do not, and every instruction costs its overhead."""
+def _estimate(found: Plan) -> float:
+    """Cycles of a two-stage pipeline: each step's load may start when the bus is free and the step `ahead` places
+    before it has been computed; its computation starts when it is loaded. Tag and row details are left to the
+    simulation."""
     layer, schedule = found.layer, found.schedule
-    tiles = [tile for group in found.groups() for tile in group]
-    chunks = found.in_chunks()
-    window = layer.kernel**2
-    depth = found.in_blocks if found.reduces else 1
+    chunks, window = found.in_chunks(), layer.kernel**2
     alu = found.positions * 2 if isinstance(layer, MaxPool) else 5
-    compute = instructions = loads = 0.0
     held_inputs: list[object] = []
     held_weights: list[object] = []
-    for tile in tiles:
-        vectors = tile.outs * tile.area
-        compute += vectors * (found.positions + window * depth + alu + (layer.residual is not None))
-        instructions += 8 + len(chunks)
-        area = patch(layer, tile)
+    bus = computed = 0.0
+    steps: list[float] = []
+    for tile in (tile for group in found.groups() for tile in group):
+        vectors, area = tile.outs * tile.area, patch(layer, tile)
+        residual = int(layer.residual is not None)
         for first, count in chunks:
             blocks = count if found.reduces else tile.outs
-            if _fetch(
-                held_inputs, (tile.row, tile.column, first, None if found.reduces else tile.out), found.input_slots
-            ):
-                loads += blocks * area.rows * area.columns * 2
+            load = 0
+            place = (tile.row, tile.column, first, None if found.reduces else tile.out)
+            if _fetch(held_inputs, place, found.input_slots):
+                load += blocks * area.rows * area.columns * 2
             if found.weight_slot and _fetch(held_weights, (tile.out, first), found.weight_slots):
-                loads += tile.outs * (count if found.reduces else 1) * window * 32
-        loads += vectors * 2 * (1 if layer.residual is None else 2)
-    first_load = found.input_slot * 2 + found.weight_slot * 32
-    last = tiles[-1].outs * tiles[-1].area
-    return max(compute + 7 * instructions, loads) + first_load + 8 * last + 0.05 * loads + schedule.resident
+                load += tile.outs * (count if found.reduces else 1) * window * 32
+            free = steps[-schedule.ahead] if len(steps) >= schedule.ahead else 0.0
+            bus = max(bus, free) + load
+            computed = max(computed, bus) + vectors * window * (count if found.reduces else 1) + 7
+            steps.append(computed)
+        computed += vectors * (found.positions + alu + residual) + 8 * 7
+        bus += vectors * 2 * (1 + residual)
+    return max(bus, computed) + 3 * tile.outs * tile.area
 
 
 def _fetch(held: list[object], key: object, slots: int) -> bool:
@@ -159,8 +161,8 @@ def _fetch(held: list[object], key: object, slots: int) -> bool:
 
 
 def _measure(layer: Window, schedule: Schedule, config: VtaConfig) -> tuple[int, int]:
-    """Cycles of a layer by itself, and the extra bytes of its authentication; a layer with too many micro-ops counts as
-    never done."""
+    """Cycles of a layer by itself, and bytes moved, its authentication included; a layer with too many micro-ops counts
+    as never done."""
     try:
         program, regions = lower_alone(layer, schedule, config)
     except LoweringError:
@@ -168,4 +170,5 @@ def _measure(layer: Window, schedule: Schedule, config: VtaConfig) -> tuple[int,
     stream = regions[f"{layer.name}:instructions"]
     report = LayerSimulation(program, stream, config, PIPELINED, DRAM, Unchanged(), Checking()).run()
     accesses = uses([program], regions, config)
-    return report.cycles, sum(cheapest(region.size, accesses[name])[0] for name, region in regions.items())
+    extra = sum(cheapest(region.size, accesses[name])[0] for name, region in regions.items())
+    return report.cycles, report.bytes_moved + extra
