@@ -45,7 +45,7 @@ VECTORS = [
 
 def stream(name: str, key: bytes, nonce: bytes, counter: int, blocks: int) -> bytes:
     function = build(MACHINES[name], f=chacha.keystream(MACHINES[name], blocks))["f"]
-    inputs = [np.array(chacha.words_of(data), "uint32") for data in (key, nonce)] + [np.array([counter], "uint32")]
+    inputs = [chacha.words_of(key), chacha.words_of(nonce), np.array([counter], "uint32")]
     words = tensor(np.zeros((blocks, 16), "uint32"))
     function(*map(tensor, inputs), words)
     return bytes(words.numpy().astype("<u4").tobytes())
@@ -54,8 +54,7 @@ def stream(name: str, key: bytes, nonce: bytes, counter: int, blocks: int) -> by
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize(("key", "nonce", "counter", "block"), VECTORS, ids=lambda _: "")
 def test_published_blocks(name: str, key: bytes, nonce: str, counter: int, block: str) -> None:
-    blocks = chacha.word_lanes(MACHINES[name])
-    assert stream(name, key, bytes.fromhex(nonce), counter, blocks)[:64].hex() == block
+    assert stream(name, key, bytes.fromhex(nonce), counter, chacha.LANES)[:64].hex() == block
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -79,3 +78,34 @@ def test_long_stream_equals_another_implementation(name: str) -> None:
     key, nonce, counter = bytes(range(100, 132)), bytes(range(50, 62)), 7
     other = Cipher(algorithms.ChaCha20(key, counter.to_bytes(4, "little") + nonce), mode=None).encryptor()
     assert stream(name, key, nonce, counter, 96) == other.update(bytes(96 * 64))
+
+
+def test_last_block_is_made_and_the_counter_never_begins_anew() -> None:
+    key, nonce, last = bytes(range(32)), bytes(12), chacha.MAX_BLOCKS - chacha.LANES
+    other = Cipher(algorithms.ChaCha20(key, last.to_bytes(4, "little") + nonce), mode=None).encryptor()
+    assert stream("narrow", key, nonce, last, chacha.LANES) == other.update(bytes(64 * chacha.LANES))
+    with pytest.raises(RuntimeError, match="begin anew"):
+        stream("narrow", key, nonce, last + 1, chacha.LANES)
+    with pytest.raises(chacha.StreamError, match="32-bit counter"):
+        chacha.check_blocks(chacha.MAX_BLOCKS + 1)
+    chacha.check_blocks(chacha.MAX_BLOCKS)
+
+
+def test_every_step_and_stream_has_a_nonce_of_its_own() -> None:
+    numbers = [0, 1, 2, (1 << 32) - 1, 1 << 32, (1 << 32) + 1, (1 << 64) - 1]
+    nonces = [chacha.stream_nonce(step, stream) for step in numbers for stream in (0, 1, (1 << 32) - 1)]
+    assert len({nonce.tobytes() for nonce in nonces}) == len(nonces)
+    assert all(nonce.shape == (3,) and nonce.dtype == "uint32" for nonce in nonces)
+
+
+@pytest.mark.parametrize(("step", "stream"), [(-1, 0), (1 << 64, 0), (0, -1), (0, 1 << 32)])
+def test_numbers_without_a_nonce_are_refused(step: int, stream: int) -> None:
+    with pytest.raises(chacha.StreamError, match="fresh key"):
+        chacha.stream_nonce(step, stream)
+
+
+def test_keys_and_blocks_of_a_wrong_length_are_refused() -> None:
+    with pytest.raises(chacha.StreamError, match="32 bytes"):
+        chacha.words_of(bytes(31))
+    with pytest.raises(chacha.StreamError, match="multiple of 16"):
+        chacha.keystream(MACHINES["narrow"], 8)

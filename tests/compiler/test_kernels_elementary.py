@@ -13,7 +13,6 @@ from privlib.compiler.kernels.builder import Expression, Kernel
 from privlib.compiler.target import Machine
 from tests.compiler.kernel_harness import MACHINES, build
 
-EDGES = [0, 1, 2, 2**29, 2**30 - 1, 2**30, 2**30 + 1, 2**31 - 1, 2**31, 3 * 2**30 - 1, 3 * 2**30, 2**32 - 2, 2**32 - 1]
 Body = Callable[[Sequence[Expression], int], Sequence[Expression]]
 
 
@@ -37,41 +36,42 @@ def apply(machine: Machine, body: Body, inputs: Sequence[np.ndarray], *types: st
     return [np.asarray(each.numpy()) for each in made]
 
 
-def words() -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of uint32: every pair of edges, and random ones, a multiple of 8."""
-    high, low = (each.ravel() for each in np.meshgrid(EDGES, EDGES))
-    random = np.random.default_rng(0).integers(0, 2**32, (2, 8192 - high.size))
-    return np.concatenate([high, random[0]]).astype("uint32"), np.concatenate([low, random[1]]).astype("uint32")
-
-
 def test_logarithm(machine: Machine) -> None:
     random = np.random.default_rng(0)
     near_one = 1.0 + np.arange(-512, 512) * 2.0**-53
     split = np.sqrt(0.5) * (1.0 + np.arange(-512, 512) * 2.0**-52)
-    tiny = 2.0 ** -random.uniform(0.0, 64.0, 4096)
-    x = np.concatenate([near_one, split, tiny, 2.0 ** random.uniform(-1000, 1000, 2048)])
+    tiny = 2.0 ** -random.uniform(0.0, 75.0, 4096)
+    ends = np.full(8, np.finfo("float64").tiny), np.full(8, np.finfo("float64").max)
+    x = np.concatenate([near_one, split, tiny, 2.0 ** random.uniform(-1000, 1000, 2048), *ends])
     (found,) = apply(machine, lambda v, lanes: [elementary.log(v[0], lanes)], [x], "float64")
-    np.testing.assert_allclose(found, np.log(x), rtol=2e-15, atol=0)
+    np.testing.assert_allclose(found, np.log(x.astype(np.longdouble)).astype("float64"), rtol=1e-15, atol=0)
+    scaled = np.concatenate([near_one, split, tiny])
+    (found,) = apply(machine, lambda v, lanes: [elementary.log(v[0], lanes, 64)], [scaled * 2.0**64], "float64")
+    np.testing.assert_allclose(found, np.log(scaled.astype(np.longdouble)).astype("float64"), rtol=1e-15, atol=0)
 
 
-def test_uniforms_lie_above_zero_and_up_to_one(machine: Machine) -> None:
-    high, low = words()
-    (found,) = apply(machine, lambda v, lanes: [elementary.uniform(v[0], v[1], lanes)], [high, low], "float64")
-    exact = [Fraction((int(top) << 32) + int(rest) + 1, 1 << 64) for top, rest in zip(high, low, strict=True)]
-    np.testing.assert_array_equal(found, [float(each) for each in exact])
-    assert found.min() == 2.0**-64 and found.max() == 1.0
-
-
-def test_directions_lie_on_the_circle_at_the_angle_of_the_bits(machine: Machine) -> None:
-    high, low = words()
-    sign, cosine, sine = apply(
-        machine, lambda v, lanes: elementary.direction(v[0], v[1], lanes), [high, low], *["float64"] * 3
+def test_sine_and_cosine(machine: Machine) -> None:
+    random = np.random.default_rng(0)
+    small = 2.0 ** -random.uniform(0, 60, 1024) * np.pi / 4
+    x = np.concatenate([np.linspace(-np.pi / 4, np.pi / 4, 4096), small, -small, np.zeros(8)])
+    both = apply(
+        machine, lambda v, lanes: [elementary.sine(v[0], lanes), elementary.cosine(v[0], lanes)], [x], *["float64"] * 2
     )
-    wide = np.longdouble(2.0) ** -64 * (high.astype(np.longdouble) * 2**32 + low)
-    angle = 2 * np.longdouble("3.14159265358979323846264338327950288") * wide
-    np.testing.assert_allclose(sign * cosine, np.cos(angle).astype("float64"), rtol=0, atol=2e-15)
-    np.testing.assert_allclose(sign * sine, np.sin(angle).astype("float64"), rtol=0, atol=2e-15)
-    assert set(sign) == {-1.0, 1.0}
+    for found, reference in zip(both, (np.sin, np.cos), strict=True):
+        np.testing.assert_allclose(found, reference(x.astype(np.longdouble)).astype("float64"), rtol=5e-16, atol=0)
+
+
+def test_unsigned_integers_with_a_fraction(machine: Machine) -> None:
+    random = np.random.default_rng(0)
+    edges = [0, 1, 2**32 - 1, 2**32, 2**53 - 1, 2**53, 2**53 + 1, 2**63, 2**64 - 1, 2**64 - 1025]
+    integers = np.array(edges * 4 + [int(k) >> s for s in range(64) for k in random.integers(0, 2**63, 8)], "uint64")
+    fraction = (random.integers(0, 1024, integers.size) + 0.5) / 1024
+    (found,) = apply(
+        machine, lambda v, lanes: [elementary.float_of_unsigned(v[0], v[1], lanes)], [integers, fraction], "float64"
+    )
+    exact = [float(Fraction(int(k)) + Fraction(f)) for k, f in zip(integers, fraction, strict=True)]
+    np.testing.assert_array_equal(found, exact)
+    assert found.min() > 0 and found.max() == 2.0**64
 
 
 def test_integers_to_and_from_floats(machine: Machine) -> None:
@@ -83,5 +83,16 @@ def test_integers_to_and_from_floats(machine: Machine) -> None:
 
     ties = np.arange(-64, 64) / 2
     values = np.concatenate([ties, random.uniform(-(2.0**51), 2.0**51, 1024), random.uniform(-10, 10, 1024)])
-    (nearest,) = apply(machine, lambda v, lanes: [elementary.nearest_integer(v[0], lanes)], [values], "int64")
+    nearest, same = apply(
+        machine,
+        lambda v, lanes: [elementary.nearest_integer(v[0], lanes), elementary.nearest_large_integer(v[0], lanes)],
+        [values],
+        *["int64"] * 2,
+    )
     np.testing.assert_array_equal(nearest, np.round(values).astype("int64"))
+    np.testing.assert_array_equal(same, nearest)
+
+    large = np.concatenate([np.arange(-64, 64) * 2.0**31 + 0.5, 2.0 ** random.uniform(0, 61.9, 1024)])
+    large = np.concatenate([large, -large])
+    (nearest,) = apply(machine, lambda v, lanes: [elementary.nearest_large_integer(v[0], lanes)], [large], "int64")
+    np.testing.assert_array_equal(nearest, np.round(large).astype("int64"))

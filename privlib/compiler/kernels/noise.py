@@ -5,90 +5,107 @@ sum can take): the clipped sum is rounded to multiples of `step`, so is the nois
 A shift by an integer commutes with rounding, so the release is post-processing of the continuous Gaussian mechanism on
 the rounded sum: its accounting holds, and every release is an exact multiple of the step whatever the data.
 
-Uniforms have 64 bits and lie in (0, 1], the smallest being 2⁻⁶⁴, so Box–Muller reaches 9.4 standard deviations;
-logarithm and angle are computed in float64, whose errors (below 1e-13) are far below a step (2⁻³⁰ sigma or less).
+What remains between this and an ideal Gaussian, for N coordinates a step:
+
+- Rounding the sum adds to the sensitivity (`NoiseGrid.sensitivity`), which the accountant must be given.
+- The tail ends at 10.2σ: an ideal Gaussian passes it with probability below 2e-24 a coordinate. From 8.1σ on the radii
+  of a pair are further apart than a step (probability 2⁻⁴⁷ a pair). Together below N · 4e-15, to be added to δ where
+  that counts.
+- Float64 moves a normal z by about |z| · 2⁻⁵¹, so a grid point's probability by a factor of 1 ± 2⁻²⁰ at most; those
+  errors average out over the more than 2⁶⁰ pairs of words that lead to one point.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import tvm
-from tvm.tirx.script.builder import ir as T
 
-from privlib.compiler.kernels import chacha, elementary
+from privlib.compiler.kernels import chacha, elementary, gaussian
 from privlib.compiler.kernels.builder import Expression, Kernel
 from privlib.compiler.target import Machine
+from privlib.errors import PrivlibError
 
 SIGMA_BITS = 30  # sigma lies between 2³⁰ and 2³¹ steps
-PER_BLOCK = chacha.WORDS // 2  # 64-bit uniforms, and so normals, of one block
+SMALLEST_MULTIPLIER = 2.0**-10  # below it the grid no longer follows sigma, so that sums fit int64
+MAX_EXAMPLES = 1 << 20
+
+
+class NoiseError(PrivlibError, ValueError):
+    """Noise cannot be made for these parameters."""
 
 
 @dataclass(frozen=True)
 class NoiseGrid:
     """step: the grid's spacing, a power of two; sigma_steps: the noise's standard deviation in steps.
 
-    With standard deviation σ = noise_multiplier · max_grad_norm: step = 2^(⌊log₂ σ⌋ − 30). A clipped sum of n examples
-    is below n · max_grad_norm / step ≤ n · 2³¹ / noise_multiplier steps: for noise multipliers of 2⁻¹⁰ or more, 2²⁰
-    examples stay below 2⁶¹, far from overflowing int64. Rounding a sum moves each coordinate by at most step/2.
+    With σ = noise_multiplier · max_grad_norm:
+
+        step = 2^(⌊log₂(max(noise_multiplier, 2⁻¹⁰) · max_grad_norm)⌋ − 30)
+        2³⁰ ≤ sigma_steps = σ / step < 2³¹            (less where noise_multiplier < 2⁻¹⁰; none at 0)
+        |sum of n clipped examples| ≤ n · max_grad_norm / step < n · 2⁴¹ steps
+
+    so 2²⁰ examples and the noise (at most 10.2 · 2³¹) stay below 2⁶² and cannot overflow int64.
     """
 
     step: float
     sigma_steps: float
+    max_grad_norm: float
 
     @staticmethod
     def of(noise_multiplier: float, max_grad_norm: float) -> "NoiseGrid":
-        """The grid for positive, finite parameters (ValueError otherwise)."""
-        sigma = noise_multiplier * max_grad_norm
-        if not (math.isfinite(sigma) and sigma > 0 and noise_multiplier >= 2**-10):
-            raise ValueError(
+        """The grid for a finite noise_multiplier ≥ 0 (0: clipping without noise, no privacy) and max_grad_norm > 0.
+
+        Raises NoiseError otherwise, and where the step would leave float64's comfortable range.
+        """
+        coarsest = max(noise_multiplier, SMALLEST_MULTIPLIER) * max_grad_norm
+        if not (noise_multiplier >= 0 and max_grad_norm > 0 and 2.0**-900 < coarsest < 2.0**900):
+            raise NoiseError(
                 f"noise_multiplier {noise_multiplier} × max_grad_norm {max_grad_norm} gives no grid; "
-                "both must be positive and finite, the multiplier at least 2^-10"
+                "the multiplier must be zero or more, the norm positive, both finite and of ordinary size"
             )
-        step = 2.0 ** (math.floor(math.log2(sigma)) - SIGMA_BITS)
-        return NoiseGrid(step, sigma / step)
+        step = 2.0 ** (math.frexp(coarsest)[1] - 1 - SIGMA_BITS)
+        return NoiseGrid(step, noise_multiplier * max_grad_norm / step, max_grad_norm)
+
+    def sensitivity(self, coordinates: int, folds: int = 1) -> float:
+        """L2 sensitivity of the sum on the grid: max_grad_norm + folds · √coordinates · step.
+
+        folds: how often a float sum was rounded to the grid (once a physical batch), each moving a coordinate by at
+        most step / 2 on either of two neighbouring datasets. The float32 rounding inside a batch is the caller's.
+        """
+        return self.max_grad_norm + folds * math.sqrt(coordinates) * self.step
+
+    def effective_noise_multiplier(self, coordinates: int, folds: int = 1) -> float:
+        """σ / sensitivity: what the accountant must use. For 3.5 million coordinates and 64 folds, at multiplier 1,
+        it is 1e-4 below the nominal one."""
+        return self.sigma_steps * self.step / self.sensitivity(coordinates, folds)
 
 
-def normals(kernel: Kernel, key: Any, nonce: Any, first_block: Expression, lanes: int, target: Any) -> None:
-    """Write lanes · 8 standard normals (float64) of `lanes` blocks from first_block (uint32) on to a local buffer."""
-    words = chacha.block_words(kernel, key, nonce, first_block, lanes)
-
-    for pair in range(PER_BLOCK // 2):
-        low, high, angle_low, angle_high = words[4 * pair : 4 * pair + 4]
-        minus_two = T.broadcast(T.float64(-2.0), lanes)
-        radius = T.sqrt(minus_two * elementary.log(elementary.uniform(high, low, lanes), lanes))
-        sign, cosine, sine = elementary.direction(angle_high, angle_low, lanes)
-        signed = T.Bind(sign * radius)
-        kernel.store(target, signed * cosine, 2 * pair * lanes, lanes=lanes)
-        kernel.store(target, signed * sine, (2 * pair + 1) * lanes, lanes=lanes)
+def check_size(size: int) -> None:
+    """Raise NoiseError unless a flat vector of `size` elements can be given noise from one nonce."""
+    if size <= 0 or size % gaussian.ROW:
+        raise NoiseError(f"the flat vector's size must be a positive multiple of {gaussian.ROW}, got {size}")
+    chacha.check_blocks(-(-size // gaussian.SEGMENT) * chacha.LANES)
 
 
 def grid_noise(machine: Machine, count: int, sigma_steps: float) -> "tvm.tirx.PrimFunc":
-    """Arguments: key uint32 (8,), nonce uint32 (3,), noise int64 (count,). count: a multiple of `granule(machine)`.
+    """Arguments: key uint32 (8,), nonce uint32 (3,), noise int64 (count,). count: a multiple of gaussian.ROW.
 
-    The elements of one granule come from word_lanes consecutive blocks, the block's index running fastest: the noise
-    depends on key, nonce and the width of a vector, not on the number of cores or on count.
+    An element depends on key, nonce and its index, not on count, cores or vector width. sigma_steps < 2⁴⁷.
     """
-    kernel, lanes, size = Kernel(machine, "float64"), chacha.word_lanes(machine), granule(machine)
-    if count % size:
-        raise ValueError(f"count must be a multiple of {size}, got {count}")
+    check_size(count)
+    if not 0 <= sigma_steps < 2**47:  # ten standard deviations stay below 2⁵¹
+        raise NoiseError(f"sigma must lie between 0 and 2^47 steps, got {sigma_steps}; use a coarser grid")
+    kernel, lanes = Kernel(machine, "float64"), gaussian.LANES
     with kernel.function():
         key, nonce = kernel.argument("key", (8,), "uint32"), kernel.argument("nonce", (3,), "uint32")
         noise = kernel.argument("noise", (count,), "int64")
-        with T.parallel(count // size) as group:
-            values = kernel.registers(size)
-            normals(kernel, key, nonce, T.cast(group * lanes, "uint32"), lanes, values)
-            for at in range(0, size, lanes):
-                kernel.store(noise, in_steps(kernel, values, at, lanes, sigma_steps), group * size + at, lanes=lanes)
+
+        def one_segment(index: Expression, rows: int) -> None:
+            def store(position: Expression, normals: Expression) -> None:
+                steps = elementary.nearest_integer(normals, lanes)
+                kernel.store(noise, steps, index * gaussian.SEGMENT + position, lanes=lanes)
+
+            gaussian.segment(kernel, key, nonce, index, sigma_steps, rows, store)
+
+        gaussian.for_segments(count, lambda _, each: each(one_segment))
     return kernel.finish()
-
-
-def granule(machine: Machine) -> int:
-    """Elements that one group of blocks makes; flat vectors are padded to a multiple of it."""
-    return PER_BLOCK * chacha.word_lanes(machine)
-
-
-def in_steps(kernel: Kernel, values: Any, at: int, lanes: int, sigma_steps: float) -> Expression:
-    """`lanes` normals from position `at`, scaled and rounded to int64 steps."""
-    scaled = kernel.load(values, at, lanes=lanes) * T.broadcast(T.float64(sigma_steps), lanes)
-    return elementary.nearest_integer(scaled, lanes)

@@ -8,99 +8,169 @@ as torch.optim.SGD defines them. The sums are read once, zeroed on the way out, 
 The divisor is a public constant. Arithmetic is float64; parameters and momentum keep their own type.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from privlib.compiler.kernels import chacha, elementary, noise
+from privlib.compiler.kernels import elementary, gaussian, noise
 from privlib.compiler.kernels.builder import Expression, Kernel
-from privlib.compiler.kernels.noise import NoiseGrid
+from privlib.compiler.kernels.elementary import real
+from privlib.compiler.kernels.noise import NoiseError, NoiseGrid
 from privlib.compiler.target import Machine
+
+LANES = gaussian.LANES
+_USABLE = 2.0**61  # steps; 2²⁰ clipped examples stay below
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Tensors of `sizes` elements one after the other, each padded with zeros to a multiple of 16 elements."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each tensor begins."""
+        ends = [0]
+        for size in self.sizes:
+            ends.append(ends[-1] + -(-size // gaussian.ROW) * gaussian.ROW)
+        return tuple(ends[:-1])
+
+    @property
+    def size(self) -> int:
+        return sum(-(-size // gaussian.ROW) * gaussian.ROW for size in self.sizes)
+
+    @property
+    def padding(self) -> Sequence[int]:
+        """Indices that belong to no tensor."""
+        return [
+            index
+            for start, size in zip(self.offsets, self.sizes, strict=True)
+            for index in range(start + size, start + -(-size // gaussian.ROW) * gaussian.ROW)
+        ]
 
 
 @dataclass(frozen=True)
 class Update:
-    """grid: None for plain SGD (sums are float64), else the noise's grid (sums are int64 steps)."""
+    """What one update does. grid: None for plain SGD (sums are float64), else the noise's grid (sums are int64 steps).
 
-    size: int
+    NoiseError where a number is out of range, or Nesterov's step is asked for without momentum.
+    """
+
+    flat: Flat
     expected_batch_size: float
     grid: NoiseGrid | None = None
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        noise.check_size(self.flat.size)
+        if self.nesterov and not self.momentum:
+            raise NoiseError("Nesterov's step needs a momentum above zero")
+        if not (self.expected_batch_size > 0 and self.momentum >= 0 and self.weight_decay >= 0):
+            raise NoiseError("expected_batch_size must be positive, momentum and weight_decay not negative")
+
 
 def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
-    """Arguments: scalars float64 (2,) = (learning rate, 1 at the first step else 0), [key uint32 (8,), nonce uint32
-    (3,)], sums (size,), [momentum (size,)], parameters (size,). size: a multiple of `noise.granule(machine)`."""
-    lanes, granule = chacha.word_lanes(machine), noise.granule(machine)
-    kernel, grid = Kernel(machine, dtype), what.grid
-    if what.size % granule:
-        raise ValueError(f"size must be a multiple of {granule}, got {what.size}")
+    """Arguments: scalars float64 (2,) = (learning rate, 1 at the first step else 0), [with a grid: key uint32 (8,),
+    nonce uint32 (3,)], sums (size,), [with momentum: momentum (size,)], parameters (size,).
+
+    size = what.flat.size; momentum and parameters are `dtype`, "float32" or "float64". Padding is left zero. Where the
+    grid's sigma is zero, key and nonce are taken and not used.
+    """
+    kernel, grid, size = Kernel(machine, dtype), what.grid, what.flat.size
     factor = (grid.step if grid else 1.0) / what.expected_batch_size
     sum_type = "int64" if grid else "float64"
-
-    def wide(value: float) -> Expression:
-        return T.broadcast(T.float64(value), lanes)
-
     with kernel.function():
         scalars = kernel.argument("scalars", (2,), "float64")
         key = kernel.argument("key", (8,), "uint32") if grid else None
         nonce = kernel.argument("nonce", (3,), "uint32") if grid else None
-        sums = kernel.argument("sums", (what.size,), sum_type)
-        momentum = kernel.argument("momentum", (what.size,)) if what.momentum else None
-        parameters = kernel.argument("parameters", (what.size,))
-        with T.parallel(what.size // granule) as group:
-            values = kernel.registers(granule, "float64")
-            if grid:
-                noise.normals(kernel, key, nonce, T.cast(group * lanes, "uint32"), lanes, values)
-            for offset in range(0, granule, lanes):
-                at = group * granule + offset
-                total = T.Bind(kernel.load(sums, at, lanes=lanes))  # read before it is zeroed
-                if grid:
-                    total = total + noise.in_steps(kernel, values, offset, lanes, grid.sigma_steps)
-                kernel.store(sums, T.broadcast(getattr(T, sum_type)(0), lanes), at, lanes=lanes)
-                parameter = T.Bind(T.cast(kernel.load(parameters, at, lanes=lanes), f"float64x{lanes}"))
-                d = (elementary.float_of_integer(total, lanes) if grid else total) * wide(factor)
-                if what.weight_decay:
-                    d = d + wide(what.weight_decay) * parameter
-                if momentum is not None:
-                    kept = T.cast(kernel.load(momentum, at, lanes=lanes), f"float64x{lanes}")
-                    decay = T.broadcast(T.float64(what.momentum) * (T.float64(1.0) - scalars[1]), lanes)
-                    d = T.Bind(d)
-                    velocity = T.Bind(decay * kept + d)
-                    kernel.store(momentum, T.cast(velocity, f"{dtype}x{lanes}"), at, lanes=lanes)
-                    d = d + wide(what.momentum) * velocity if what.nesterov else velocity
-                moved = parameter - T.broadcast(scalars[0], lanes) * d
-                kernel.store(parameters, T.cast(moved, f"{dtype}x{lanes}"), at, lanes=lanes)
+        sums = kernel.argument("sums", (size,), sum_type)
+        momentum = kernel.argument("momentum", (size,)) if what.momentum else None
+        parameters = kernel.argument("parameters", (size,))
+
+        def averaged(at: Expression, normals: Expression | None) -> Expression:
+            value = T.Bind(kernel.load(sums, at, lanes=LANES))  # read before it is zeroed
+            kernel.store(sums, T.broadcast(getattr(T, sum_type)(0), LANES), at, lanes=LANES)
+            if normals is not None:
+                value = T.Bind(value + elementary.nearest_integer(normals, LANES))
+            return (elementary.float_of_integer(value, LANES) if grid else value) * real(factor, LANES)
+
+        def step(at: Expression, normals: Expression | None) -> None:
+            parameter = T.Bind(T.cast(kernel.load(parameters, at, lanes=LANES), f"float64x{LANES}"))
+            d = averaged(at, normals)
+            if what.weight_decay:
+                d = d + real(what.weight_decay, LANES) * parameter
+            if momentum is not None:
+                kept = T.cast(kernel.load(momentum, at, lanes=LANES), f"float64x{LANES}")
+                decay = T.broadcast(T.float64(what.momentum) * (T.float64(1.0) - scalars[1]), LANES)
+                d = T.Bind(d)
+                velocity = T.Bind(decay * kept + d)
+                kernel.store(momentum, T.cast(velocity, f"{dtype}x{LANES}"), at, lanes=LANES)
+                d = d + real(what.momentum, LANES) * velocity if what.nesterov else velocity
+            moved = parameter - T.broadcast(scalars[0], LANES) * d
+            kernel.store(parameters, T.cast(moved, f"{dtype}x{LANES}"), at, lanes=LANES)
+
+        def one_segment(index: Expression, rows: int) -> None:
+            start = index * gaussian.SEGMENT
+            if grid and grid.sigma_steps:
+                gaussian.segment(
+                    kernel, key, nonce, index, grid.sigma_steps, rows, lambda offset, z: step(start + offset, z)
+                )
+            else:
+                with T.serial(rows * gaussian.ROW // LANES) as vector:
+                    step(start + vector * LANES, None)
+
+        gaussian.for_segments(size, lambda _, each: each(one_segment))
+        for index in what.flat.padding:
+            for buffer in (momentum, parameters):
+                if buffer is not None:
+                    T.buffer_store(buffer, kernel.constant(0.0), [index])
     return kernel.finish()
 
 
 def fold(machine: Machine, dtype: str, size: int, grid: NoiseGrid | None) -> "tvm.tirx.PrimFunc":
-    """Arguments: batch sums (size,), sums (size,) int64 steps (float64 where grid is None).
+    """Arguments: batch sums (size,) of `dtype`, rejected int64 (1,), sums (size,) int64 steps (float64 where grid is
+    None). size: a multiple of 16.
 
-    sums += batch sums, rounded to the grid. A batch sum that is NaN, infinite, beyond 3e38 or beyond 2⁶¹ steps (no sum
-    of 2²⁰ clipped examples is) adds nothing: what int64 cannot hold must not wrap around.
+    sums += batch sums, rounded to the grid. A batch sum that is NaN, infinite or (with a grid) 2⁶¹ steps or more (no
+    sum of 2²⁰ clipped examples is) adds nothing, because int64 must not wrap around, and one to `rejected`: a number
+    that depends on single examples, so it must not be shown without noise.
     """
-    kernel, lanes = Kernel(machine, dtype), chacha.word_lanes(machine)
-    if size % lanes:
-        raise ValueError(f"size must be a multiple of {lanes}, got {size}")
+    noise.check_size(size)
+    kernel, tasks = Kernel(machine, dtype), gaussian.task_count(size)
+    bound = min(_USABLE * grid.step if grid else math.inf, 2.0**1000)
     with kernel.function():
         batch = kernel.argument("batch", (size,))
+        rejected = kernel.argument("rejected", (1,), "int64")
         sums = kernel.argument("sums", (size,), "int64" if grid else "float64")
-        chunk = next(c for c in (256, 64, 16, 4, 1) if size % (c * lanes) == 0)
-        with T.parallel(size // lanes // chunk) as task, T.serial(chunk) as vector:
-            at = T.Bind((task * chunk + vector) * lanes)
-            value = T.Bind(T.cast(kernel.load(batch, at, lanes=lanes), f"float64x{lanes}"))
-            zero = T.broadcast(T.float64(0.0), lanes)
-            bound = T.broadcast(T.float64(min(3e38, 2.0**61 * grid.step) if grid else 3e38), lanes)
-            usable = T.And(value < bound, value > zero - bound)  # not NaN, not infinite
-            kept = T.Select(usable, value, zero)
-            if grid:
-                steps = T.round(kept * T.broadcast(T.float64(1.0 / grid.step), lanes))
-                added = T.cast(steps, f"int64x{lanes}")
-                kernel.store(sums, kernel.load(sums, at, lanes=lanes) + added, at, lanes=lanes)
-            else:
-                kernel.store(sums, kernel.load(sums, at, lanes=lanes) + kept, at, lanes=lanes)
+        by_task = kernel.scratch((tasks,), "int64")
+
+        def task_body(task: Expression, each: Callable[..., None]) -> None:
+            one, none = (T.broadcast(T.int64(number), LANES) for number in (1, 0))
+            count = kernel.registers(LANES, "int64")
+            kernel.store(count, none, 0, lanes=LANES)
+
+            def one_segment(index: Expression, rows: int) -> None:
+                with T.serial(rows * gaussian.ROW // LANES) as vector:
+                    at = T.Bind(index * gaussian.SEGMENT + vector * LANES)
+                    value = T.Bind(T.cast(kernel.load(batch, at, lanes=LANES), f"float64x{LANES}"))
+                    usable = T.And(value < real(bound, LANES), value > real(-bound, LANES))
+                    counted = kernel.load(count, 0, lanes=LANES) + T.Select(usable, none, one)
+                    kernel.store(count, counted, 0, lanes=LANES)
+                    added = T.Bind(T.Select(usable, value, real(0.0, LANES)))
+                    if grid:
+                        added = elementary.nearest_large_integer(added * real(1.0 / grid.step, LANES), LANES)
+                    kernel.store(sums, kernel.load(sums, at, lanes=LANES) + added, at, lanes=LANES)
+
+            each(one_segment)
+            T.buffer_store(by_task, sum((count[lane] for lane in range(1, LANES)), count[0]), [task])
+
+        gaussian.for_segments(size, task_body)
+        with T.serial(tasks) as task:
+            T.buffer_store(rejected, rejected[0] + by_task[task], [0])
     return kernel.finish()
