@@ -1,13 +1,17 @@
 """Noise on the grid: its construction recomputed from another ChaCha20, and what a Gaussian must look like."""
 
+import hashlib
 import math
+import os
 import re
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tvm_ffi
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import stats
 from tvm.runtime import tensor
@@ -15,7 +19,7 @@ from tvm.runtime import tensor
 from privlib.compiler import target
 from privlib.compiler.kernels import chacha, gaussian, noise
 from privlib.compiler.kernels.noise import NoiseError, NoiseGrid
-from privlib.compiler.target import Machine, available_cores
+from privlib.compiler.target import Machine
 from tests.compiler.kernel_harness import MACHINES, build
 
 KEY, NARROW, SIGMA = np.arange(8, dtype="uint32"), MACHINES["narrow"], 1.5 * 2.0**30
@@ -80,13 +84,24 @@ def test_noise_depends_on_key_nonce_and_index_alone() -> None:
         np.testing.assert_array_equal(draw(count, machine)[0], first)
     for shorter in (gaussian.ROW, 33 * gaussian.SEGMENT + 3 * gaussian.ROW):
         np.testing.assert_array_equal(draw(shorter)[0], first[:shorter])
-    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-    try:
-        for threads in (1, 2):
-            configure(1, threads)
-            np.testing.assert_array_equal(draw(count)[0], first)
-    finally:
-        configure(1, available_cores())
+
+
+def test_noise_does_not_depend_on_the_number_of_threads() -> None:
+    """In processes of their own, because TVM's pool keeps the size of its first use."""
+    script = (
+        "import hashlib; from tests.compiler.test_kernels_noise import draw; made = draw(1 << 17)[0];"
+        "print(hashlib.sha256(made.tobytes()).hexdigest(), len(__import__('os').listdir('/proc/self/task')))"
+    )
+    results, root = [], Path(__file__).parents[2]
+    for threads in ("1", "3"):
+        environment = {**os.environ, "TVM_NUM_THREADS": threads}
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True, check=True
+        )
+        results.append(done.stdout.split())
+    (one, alone), (other, together) = results
+    assert one == other == hashlib.sha256(draw(1 << 17)[0].tobytes()).hexdigest()
+    assert int(together) == int(alone) + 2  # the pool really had two more threads
 
 
 def test_noise_is_gaussian() -> None:
