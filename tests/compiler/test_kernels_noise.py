@@ -15,9 +15,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import stats
 from tvm.runtime import tensor
+from tvm.tirx.script.builder import ir as T
 
 from privlib.compiler import target
 from privlib.compiler.kernels import chacha, gaussian, noise
+from privlib.compiler.kernels.builder import Kernel
 from privlib.compiler.kernels.noise import NoiseError, NoiseGrid
 from privlib.compiler.target import Machine
 from tests.compiler.kernel_harness import MACHINES, build
@@ -43,9 +45,8 @@ def reference(segments: int, nonce: np.ndarray) -> np.ndarray:
     start = (0).to_bytes(4, "little") + nonce.astype("<u4").tobytes()
     stream = Cipher(algorithms.ChaCha20(KEY.astype("<u4").tobytes(), start), mode=None).encryptor()
     raw = stream.update(bytes(64 * 16 * segments))
-    words = (
-        np.frombuffer(raw, "<u4").astype("uint64").reshape(segments, 8, 2, 8, 2)
-    )  # (segment, j, which block, r, half)
+    # (segment, j, which of the two words' blocks, r, first or second word)
+    words = np.frombuffer(raw, "<u4").astype("uint64").reshape(segments, 8, 2, 8, 2)
     first, second = (words[:, :, 0, :, half] | words[:, :, 1, :, half] << np.uint64(32) for half in (0, 1))
     fine = ((second >> np.uint64(52) & np.uint64(1023)).astype(np.longdouble) + 0.5) / 1024
     radius = np.sqrt(-2 * np.log((first.astype(np.longdouble) + fine) / np.longdouble(2) ** 64))
@@ -64,6 +65,28 @@ def test_noise_is_the_documented_construction(name: str) -> None:
     expected = reference(40, chacha.stream_nonce(1)) * SIGMA
     error = np.abs(draw(count, MACHINES[name])[0] - expected)
     assert error.max() < 0.5 + 2e-15 * gaussian.LARGEST * SIGMA  # rounding to a step, and float64's
+
+
+def test_extreme_words_reach_the_ends_of_the_tail_and_of_the_circle() -> None:
+    """Words all zero, all one and in between: never log 0, the radius of exactly the uniform that is documented."""
+    first = np.array([0, 0, 0, 1, 2**64 - 1, 2**64 - 1, 2**63, 2**53], "uint64")
+    second = np.array([0, 1023 << 52, 2**64 - 1, 0, 0, 2**64 - 1, 3 << 62, 1 << 51], "uint64")
+    kernel = Kernel(NARROW, "float64")
+    with kernel.function():
+        one, two = (kernel.argument(name, (8,), "uint64") for name in ("first", "second"))
+        outputs = [kernel.argument(name, (8,)) for name in ("x", "y")]
+        made = gaussian.box_muller(T.Bind(kernel.load(one, 0, lanes=8)), T.Bind(kernel.load(two, 0, lanes=8)), 1.0)
+        for output, value in zip(outputs, made, strict=True):
+            kernel.store(output, value, 0, lanes=8)
+    x, y = tensor(np.zeros(8)), tensor(np.zeros(8))
+    build(NARROW, f=kernel.finish())["f"](tensor(first), tensor(second), x, y)
+    fine = ((second >> np.uint64(52) & np.uint64(1023)).astype("float64") + 0.5) / 1024
+    uniform = (first.astype(np.longdouble) + fine.astype(np.longdouble)) / np.longdouble(2) ** 64
+    rounded = np.where(first < 2**60, uniform, (uniform * 2.0**64).astype("float64") * 2.0**-64)
+    radius = np.sqrt(-2 * np.log(rounded.astype(np.longdouble))).astype("float64")
+    np.testing.assert_allclose(np.hypot(x.numpy(), y.numpy()), radius, rtol=1e-15, atol=0)
+    assert radius.max() == pytest.approx(gaussian.LARGEST, rel=1e-15)
+    assert radius.min() == 0.0
 
 
 @pytest.mark.parametrize(("level", "wanted"), [("x86-64-v3", ("vpshufb", "%ymm")), ("x86-64-v4", ("vprold", "%zmm"))])

@@ -140,6 +140,18 @@ def test_fold_adds_on_the_grid_and_drops_what_is_not_finite() -> None:
     np.testing.assert_array_equal(sums, np.where(np.isfinite(poisoned), poisoned, 0).astype("float64"))
 
 
+def test_fold_is_exact_up_to_the_largest_sums() -> None:
+    """Sums of many examples pass 2⁵¹ steps, where rounding by one float64 constant ends."""
+    grid, random = NoiseGrid.of(0.0, 1.0), np.random.default_rng(6)
+    sign = random.choice([-1.0, 1.0], SIZE)
+    large = sign * 2.0 ** random.uniform(0, 60.9, SIZE) * grid.step
+    large[:2] = (2.0**61 * grid.step, np.nextafter(2.0**61, 0) * grid.step)  # the first is one too large
+    sums, rejected = folded(grid, large)
+    expected = [0 if abs(value) >= 2**61 else round(value) for value in (large / grid.step).tolist()]
+    assert sums.tolist() == expected
+    assert rejected == 1
+
+
 def test_folding_parts_is_folding_the_whole_on_the_grid() -> None:
     """Case 07: one logical batch as 1 × 12 or as 3 × 4, where the parts lie on the grid already."""
     grid, random = NoiseGrid.of(0.0, 1.0), np.random.default_rng(5)
