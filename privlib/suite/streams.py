@@ -1,4 +1,4 @@
-"""Executed notebooks as a reader should see them: progress bars in their final state, no widget placeholders.
+"""Executed notebooks as a reader should see them: progress bars in their final state, no leftovers of widgets.
 
 A kernel's streams hold every frame of a progress bar, separated by carriage returns. A terminal would show only the
 last one, and so does `clean`, which replays the control characters that progress bars use.
