@@ -28,7 +28,8 @@ from privlib.compiler.target import Machine
 applies = winograd.applies  # the same tiles of the output
 
 PANEL = 16  # input channels side by side: one cache line of float32
-SUMMED_TILES = 128  # gathered before the sums are loaded and stored
+TILE_BLOCK = 16  # tiles side by side
+SUMMED_TILES = 64  # gathered before the sums are loaded and stored
 STRIP_BYTES = 48 * 1024  # of padded input, copied before it is transformed
 
 
@@ -61,22 +62,27 @@ def _plan(machine: Machine, shape: Conv2d, mode: str) -> _Plan:
 
 
 class _Panels:
-    """Transformed tiles (36, panels, tiles, channels of a panel)."""
+    """Transformed tiles (panels, blocks of tiles, 36, tiles of a block, channels of a panel)."""
 
     def __init__(self, kernel: Kernel, tiles: int, channels: int, panel: int) -> None:
-        self.kernel, self.tiles, self.panel = kernel, tiles, panel
-        # one cache line more than a point needs: a power-of-two stride would put all 36 points into one set of the
-        # cache
-        self.memory = kernel.scratch((36, -(-channels // panel) * tiles * panel + 64 // (kernel_bytes(kernel.dtype))))
+        self.kernel, self.panel = kernel, panel
+        self.block = min(TILE_BLOCK, tiles)
+        # one cache line more than a point needs: with a power of two between them, too many points would share a set
+        # of the cache
+        self.point = self.block * panel + 64 // kernel_bytes(kernel.dtype)
+        self.memory = kernel.scratch((-(-channels // panel), -(-tiles // self.block), 36 * self.point))
 
-    def at(self, tile: Expression, channel: Expression) -> Expression:
-        return (channel // self.panel * self.tiles + tile) * self.panel + channel % self.panel
+    def index(self, tile: Expression, channel: Expression, point: Expression) -> tuple[Expression, ...]:
+        inner = tile % self.block * self.panel + channel % self.panel
+        return (channel // self.panel, tile // self.block, point * self.point + inner)
 
-    def put(self, half: Sequence[Sequence[Expression]], transform: Any, at: Expression, lanes: int) -> None:
+    def put(
+        self, half: Sequence[Sequence[Expression]], transform: Any, tile: Expression, c: Expression, lanes: int
+    ) -> None:
         """Apply the transform to rows of `half`, already transformed by columns, and store the 36 points."""
         for i in range(6):
             for j, value in enumerate(transform(self.kernel, [column[i] for column in half], lanes)):
-                self.kernel.store(self.memory, value, i * 6 + j, at, lanes=lanes)
+                self.kernel.store(self.memory, value, *self.index(tile, c, i * 6 + j), lanes=lanes)
 
 
 def kernel_bytes(dtype: str) -> int:
@@ -171,13 +177,12 @@ def _example(kernel: Kernel, shape: Conv2d, x: Any, g: Any, kept: Any, norms: An
                 part = min(lanes, width - vector * lanes)
                 at = (r * vectors + vector) * lanes
 
-                def put(tap: int, value: Expression, vector: int = vector, part: int = part) -> None:
+                taps = _weights_from(kernel, [kernel.load(products, p, at, lanes=part) for p in range(36)], part)
+                for tap, value in enumerate(taps):
                     if kept is not None:
                         kernel.store(kept, value, image, tap, c + r, o + vector * lanes, lanes=part)
                     before = kernel.load(squares, 0, lanes=part)
                     kernel.store(squares, before + value * value, 0, lanes=part)
-
-                _weights_from(kernel, lambda p: kernel.load(products, p, at, lanes=part), put, part)
         kernel.store(total, kernel.load(total, 0) + kernel.load(squares, 0), 0)
 
     _blocks(kernel, shape, weights)
@@ -232,12 +237,9 @@ def _summed(kernel: Kernel, shape: Conv2d, x: Any, g: Any, factors: Any, target:
         with T.serial(shape.c_in) as c:
             for start in range(0, width, lanes):
                 part = min(lanes, width - start)
-                _weights_from(
-                    kernel,
-                    lambda p: kernel.load(sums, p, o // block, c, start, lanes=part),
-                    lambda tap, value: kernel.store(target, value, core, tap, c, o + start, lanes=part),
-                    part,
-                )
+                points = [kernel.load(sums, p, o // block, c, start, lanes=part) for p in range(36)]
+                for tap, value in enumerate(_weights_from(kernel, points, part)):
+                    kernel.store(target, value, core, tap, c, o + start, lanes=part)
 
     for_tiles(shape.c_out, block, back)
 
@@ -257,26 +259,28 @@ def _multiply(
     """Σ over tiles of V[c … c + rows] · W[o …], in registers."""
 
     def reduction(step: Any) -> None:
-        with T.serial(images) as i, T.serial(part) as t:
-            tile = i * part + t
+        def tile(at: Expression) -> None:
+            *row, c_at = v.index(at, c, point)
+            *column, o_at = w.index(at, o, point)
             step(
-                lambda r: v.memory[point, v.at(tile, c) + r],
-                lambda x: kernel.load(w.memory, point, w.at(tile, o) + x * kernel.lanes),
+                lambda r: v.memory[(*row, c_at + r)], lambda x: kernel.load(w.memory, *column, o_at + x * kernel.lanes)
             )
+
+        count, size = images * part, v.block
+        with T.serial(count // size) as block, T.serial(size) as t:
+            tile(block * size + t)
+        if part % size:
+            rest = T.Bind(count // size * size)
+            with T.serial(count % size) as t:
+                tile(rest + t)
 
     return register_tile(kernel, rows, vectors, reduction)
 
 
-def _weights_from(
-    kernel: Kernel, load: Callable[[int], Expression], put: Callable[[int, Expression], None], lanes: int
-) -> None:
+def _weights_from(kernel: Kernel, points: Sequence[Expression], lanes: int) -> list[Expression]:
     """Nine taps from the 36 points."""
-    half = [
-        weight_transform(kernel, [T.Bind(load(i * 6 + j)) for i in range(6)], lanes) for j in range(6)
-    ]
-    for i in range(3):
-        for j, value in enumerate(weight_transform(kernel, [column[i] for column in half], lanes)):
-            put(i * 3 + j, value)
+    half = [weight_transform(kernel, [T.Bind(points[i * 6 + j]) for i in range(6)], lanes) for j in range(6)]
+    return [value for i in range(3) for value in weight_transform(kernel, [column[i] for column in half], lanes)]
 
 
 def _transform(
@@ -298,27 +302,38 @@ def _transform(
     with T.serial(plan.tile_rows // rows) as block:
         top = T.Bind(first_row + block * rows)
         strip = padded_strip(kernel, x, shape, image, top * 4, rows * 4 + 2)
-        with T.serial(rows) as ty, T.serial(plan.columns) as tx:
-            tile = T.Bind(first_tile + (block * rows + ty) * plan.columns + tx)
 
-            def of_input(c: Expression, lanes: int) -> None:
-                half = [
-                    winograd.input_transform(
-                        kernel,
-                        [T.Bind(kernel.load(strip, ty * 4 + k, tx * 4 + j, c, lanes=lanes)) for k in range(6)],
-                        lanes,
-                    )
-                    for j in range(6)
-                ]
-                v.put(half, winograd.input_transform, v.at(tile, c), lanes)
+        def tiles(channels: Callable[[Expression, Expression, Expression], None]) -> None:
+            with T.serial(rows) as ty, T.serial(plan.columns) as tx:
+                tile = T.Bind(first_tile + (block * rows + ty) * plan.columns + tx)
+                channels(ty, tx, tile)
 
-            def of_gradient(o: Expression, lanes: int) -> None:
-                def value(k: int, j: int) -> Expression:
-                    raw = kernel.load(g, image, (top + ty) * 4 + k, tx * 4 + j, o, lanes=lanes)
-                    return T.Bind(raw if factors is None else raw * kernel.splat(factors[image], lanes))
+        def of_input(ty: Expression, tx: Expression, tile: Expression, c: Expression, lanes: int) -> None:
+            half = [
+                winograd.input_transform(
+                    kernel,
+                    [T.Bind(kernel.load(strip, ty * 4 + k, tx * 4 + j, c, lanes=lanes)) for k in range(6)],
+                    lanes,
+                )
+                for j in range(6)
+            ]
+            v.put(half, winograd.input_transform, tile, c, lanes)
 
-                half = [gradient_transform(kernel, [value(k, j) for k in range(4)], lanes) for j in range(4)]
-                w.put(half, gradient_transform, w.at(tile, o), lanes)
+        def of_gradient(ty: Expression, tx: Expression, tile: Expression, o: Expression, lanes: int) -> None:
+            def value(k: int, j: int) -> Expression:
+                raw = kernel.load(g, image, (top + ty) * 4 + k, tx * 4 + j, o, lanes=lanes)
+                return T.Bind(raw if factors is None else raw * kernel.splat(factors[image], lanes))
 
-            kernel.for_vectors(shape.c_in, of_input)
-            kernel.for_vectors(shape.c_out, of_gradient)
+            half = [gradient_transform(kernel, [value(k, j) for k in range(4)], lanes) for j in range(4)]
+            w.put(half, gradient_transform, tile, o, lanes)
+
+        def panels(channels: int, panel: int, body: Any) -> None:
+            def one_panel(first: Expression, size: int) -> None:
+                tiles(
+                    lambda ty, tx, tile: kernel.for_vectors(size, lambda c, lanes: body(ty, tx, tile, first + c, lanes))
+                )
+
+            for_tiles(channels, panel, one_panel)
+
+        panels(shape.c_in, v.panel, of_input)
+        panels(shape.c_out, w.panel, of_gradient)
