@@ -4,6 +4,7 @@ out."""
 import numpy as np
 import pytest
 
+from privlib.compiler import costs
 from privlib.compiler.kernels import winograd_gradient
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.kernels.weight_gradient import MODES, gradient_shape
@@ -96,3 +97,14 @@ def test_one_example_that_is_not_finite_leaves_the_norms_of_the_others_alone(mac
 )
 def test_other_convolutions_are_not_for_these_kernels(shape: Conv2d) -> None:
     assert not winograd_gradient.applies(shape)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_estimate_prefers_winograd_where_the_products_weigh_most(mode: str) -> None:
+    machine = MACHINES["narrow"]
+    wide, narrow = (Conv2d(64, 32, 32, c, c, (3, 3), padding=SAME) for c in (64, 4))
+    share = [
+        winograd_gradient.cycles(machine, "float32", shape, mode) / costs.direct_cycles(machine, "float32", shape)
+        for shape in (wide, narrow)
+    ]
+    assert share[0] < 0.5 < 1 < share[1]
