@@ -10,7 +10,8 @@ FMA_PER_CYCLE = 2  # vector fused multiply-adds a core of x86-64-v3 or v4 retire
 # instructions going in, 200 coming out, two a cycle.
 INPUT_TRANSFORM_CYCLES = 150
 OUTPUT_TRANSFORM_CYCLES = 100
-DIRECT_SHARE = 0.8  # of the peak that the direct weight gradient reaches
+# of the peak: what the direct weight gradient and the Gram matrices reach
+DIRECT_SHARE, GRAM_SHARE = 0.8, 0.68
 
 
 def direct_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
@@ -62,7 +63,7 @@ def gram_cycles(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> 
     positions, pixels = views * shape.out_height * shape.out_width, views * shape.height * shape.width
     products = (pixels**2 * shape.c_in + positions**2 * shape.c_out) / 2
     additions = shape.kernel[0] * shape.kernel[1] * positions**2 / 2
-    return shape.batch // views * (products / FMA_PER_CYCLE + additions) / lanes
+    return shape.batch // views * (products / FMA_PER_CYCLE / GRAM_SHARE + additions) / lanes
 
 
 def choose_norm(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> str:
@@ -71,7 +72,7 @@ def choose_norm(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> 
         return "instantiate"
     if shape.out_height * shape.out_width == views == 1 and shape.kernel == (1, 1):
         return "goodfellow"
-    family = choose_weight_gradient(machine, dtype, shape, "kept") if views == 1 else "direct"
+    family = choose_weight_gradient(machine, dtype, shape, "norm") if views == 1 else "direct"
     cycles = {"winograd": winograd_gradient.cycles, "direct": direct_weight_cycles}[family]
-    instantiate = cycles(machine, dtype, shape, "kept")
+    instantiate = cycles(machine, dtype, shape, "norm")
     return "gram" if gram_cycles(machine, dtype, shape, views) < instantiate else "instantiate"

@@ -129,12 +129,27 @@ class Lowering:
             args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
         )
 
-    def matmul(self, args: Sequence[relax.Expr], shape: Matmul, epilogue: Epilogue, out: Sequence[int]) -> relax.Expr:
-        """args: x (…, c_in), weight (c_out, c_in, …1), [bias], [residual]; both are seen as matrices."""
+    def matmul(
+        self,
+        args: Sequence[relax.Expr],
+        shape: Matmul,
+        epilogue: Epilogue,
+        out: Sequence[int],
+        by_rows: bool = False,
+    ) -> relax.Expr:
+        """args: x (…, c_in), weight (c_out, c_in, …1), or (c_in, c_out) by rows, [bias], [residual]; x and weight are
+        seen as matrices."""
         machine, dtype = self.machine, dtype_of(args[0])
-        flat, matrix = self.reshape(args[0], (shape.rows, shape.c_in)), self.reshape(args[1], (shape.c_out, shape.c_in))
+        flat = self.reshape(args[0], (shape.rows, shape.c_in))
         size = f"{shape.rows}_{shape.c_in}_{shape.c_out}"
-        packed = self.pack(f"pack_matmul_{shape.c_in}_{shape.c_out}", matmul, shape, matrix)
+        if by_rows:
+            packing, place = matmul.pack_rows(machine, dtype, shape), matmul.packed_shape(machine, dtype, shape)
+            packed = self.builder.emit(
+                self.call_kernel(f"pack_rows_{shape.c_in}_{shape.c_out}", packing, [args[1]], place)
+            )
+        else:
+            matrix = self.reshape(args[1], (shape.c_out, shape.c_in))
+            packed = self.pack(f"pack_matmul_{shape.c_in}_{shape.c_out}", matmul, shape, matrix)
         rest = list(args[2:])
         if epilogue.residual:
             rest[-1] = self.reshape(rest[-1], (shape.rows, shape.c_out))

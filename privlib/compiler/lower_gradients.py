@@ -82,7 +82,7 @@ def dense_data_gradient(self: "Lowering", args: Operands, call: relax.Call) -> r
     rows = 1
     for extent in shape_of(g)[:-1]:
         rows *= extent
-    return self.matmul([g, _transpose(self, weight)], Matmul(rows, c_out, c_in), Epilogue(), shape_of(call))
+    return self.matmul([g, weight], Matmul(rows, c_out, c_in), Epilogue(), shape_of(call), by_rows=True)
 
 
 def norm_backward(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
@@ -223,8 +223,8 @@ def _outer_products(
     c_out, c_in = out
     flat_g = self.reshape(g, (shape_of(g)[0], c_out))
     flat_x = self.reshape(x, (shape_of(x)[0], c_in))
-    left, right = _transpose(self, rows(flat_g, False)), _transpose(self, rows(flat_x, True))
-    return self.matmul([left, right], Matmul(c_out, shape_of(x)[0], c_in), Epilogue(), out)
+    left, right = _transpose(self, rows(flat_g, False)), rows(flat_x, True)
+    return self.matmul([left, right], Matmul(c_out, shape_of(x)[0], c_in), Epilogue(), out, by_rows=True)
 
 
 def factor_sum(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:

@@ -21,7 +21,7 @@ from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
 NAMES = ("goodfellow", "gram", "instantiate")
-KEPT_SHARE = 0.12  # of the bytes of all activations and gradients kept for the weights
+KEPT_SHARE = 0.2  # of the bytes of all activations and gradients kept for the weights
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class _Chooser:
         self.values: dict[relax.Var, relax.Expr] = {}
         self.kept: dict[tuple[relax.Var, ...], relax.Expr] = {}
         self.bindings = [binding for block in main.body.blocks for binding in block.bindings]
+        self.repeated = {b.var: b.value.args[0] for b in self.bindings if _is(b.value, "repeat")}
         sites = [b.value for b in self.bindings if _is(b.value, "weight_norm")]
         self._check_names({str(site.attrs["parameter"]) for site in sites})
         self.choices = self._choose(sites)
@@ -103,7 +104,8 @@ class _Chooser:
         if _is(value, "weight_norm"):
             return self.norm(value)
         if _is(value, "weight_sum") and tuple(value.args[:2]) in self.kept:
-            operands = [self.kept[tuple(value.args[:2])], self.get(value.args[2])]
+            factors = self.repeated.get(value.args[2], value.args[2])  # one an example, not one a view
+            operands = [self.kept[tuple(value.args[:2])], self.get(factors)]
             return dialect.call("kept_sum", operands, kernel=list(value.attrs["kernel"]))
         if isinstance(value, relax.Call):
             return relax.Call(value.op, [self.get(arg) for arg in value.args], value.attrs, value.ty_args)

@@ -1,5 +1,6 @@
 """Which PyTorch operators, with which arguments, the passes know: asked where each still has its place in the model."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,11 +75,17 @@ def _batch_norm(node: torch.fx.Node) -> str | None:
 
 
 def _group_norm(node: torch.fx.Node) -> str | None:
-    rank = len(_shape(node.args[0]))
-    return None if rank in (2, 4) else f"group norm of {rank} axes is not supported; (B, C) and (B, C, H, W) are"
+    shape, groups = _shape(node.args[0]), int(_argument(node, 6, 1))
+    if len(shape) not in (2, 4):
+        return f"group norm of {len(shape)} axes is not supported; (B, C) and (B, C, H, W) are"
+    if math.prod(shape[1:]) == groups:
+        return "group norm over a single value gives zero whatever the input; use fewer groups than channels"
+    return None
 
 
 def _layer_norm(node: torch.fx.Node) -> str | None:
+    if list(_argument(node, 1)) == [1]:
+        return "layer norm over a single value gives zero whatever the input; leave it out"
     if len(_argument(node, 1)) == 1:
         return None
     return "layer norm is supported over the last axis only; flatten those axes first"

@@ -21,7 +21,7 @@ from privlib.compiler.lower import Fold, lower
 from privlib.compiler.options import DPSGD, SGD
 from privlib.compiler.strategies import Choice, choose
 from privlib.compiler.target import Machine, machine, runs_here
-from privlib.compiler.verify_training import refuse_batch_norm, verify_training
+from privlib.compiler.verify_training import refuse_modules, verify_training
 from privlib.trusted.artifact import Artifact
 from privlib.trusted.training import TrainingStep
 
@@ -89,7 +89,7 @@ def compile_training(
         raise CompileError(f"this CPU cannot run {cpu.level}, so the result could not be checked; use target='native'")
     if precision not in UNIT:
         raise CompileError(f"precision is 'float32' or 'float64', got {precision!r}")
-    refuse_batch_norm(model)
+    refuse_modules(model)
     views = privacy.augmentations if privacy else 1
     imported = import_model(model, batch_size * views, input_shape)
     plan = _Plan(cpu, optimizer, privacy, precision, _frozen(model, imported), norm_strategy)
@@ -146,12 +146,13 @@ def _passes(
 def clipping_margin(precision: str, batch_size: int, choices: Iterable[Choice]) -> float:
     """η: gradients are clipped to C / (1 + η), so that what is summed never exceeds C, rounding included.
 
-    η = 2·m²·u + max over the weights of `gram.margin`, for m examples in a physical batch and u half a unit in the last
-    place: m additions move a sum by at most m·u of what was added, at most m·C, and this once for each of two
-    neighbouring batches; `gram.margin` is by how much a norm may be too small. Where gradients are formed, their norm
-    is taken of what is summed.
+    η = 2·m²·u + 2048·u + max over the weights of `gram.margin`, for m examples in a physical batch and u half a unit in
+    the last place. m additions move a sum by at most m·u of what was added, at most m·C, and this once for each of two
+    neighbouring batches. Squares are added up in sums of at most 4096 terms one after the other, all positive, so their
+    root is right to 2048·u. `gram.margin` is by how much that strategy's norm may be too small; where gradients are
+    formed, the norm is taken of what is summed.
     """
-    return 2 * batch_size**2 * UNIT[precision] + max((choice.margin for choice in choices), default=0.0)
+    return (2 * batch_size**2 + 2048) * UNIT[precision] + max((choice.margin for choice in choices), default=0.0)
 
 
 def _facts(

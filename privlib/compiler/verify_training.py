@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from privlib.compiler.errors import CompileError, VerificationError
 
@@ -15,12 +17,16 @@ LOSS_TOLERANCE, TENSOR_TOLERANCE = 1e-4, 5e-2  # relative: of the mean loss, and
 NORM_FLOOR = 1e-4  # of the whole sum's norm: a tensor shorter than that is compared with this
 EXAMPLES = 8  # of the random batch that are given; the other rows are padding
 
-_BATCH_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)
 
-
-def refuse_batch_norm(model: torch.nn.Module) -> None:
-    """CompileError naming every BatchNorm: it mixes the examples of a batch."""
-    found = [name for name, module in model.named_modules() if isinstance(module, _BATCH_NORMS)]
+def refuse_modules(model: torch.nn.Module) -> None:
+    """CompileError naming every module that cannot be trained per example: BatchNorm, and dropout."""
+    dropped = [name for name, module in model.named_modules() if isinstance(module, _Dropout) and module.p > 0]
+    if dropped:
+        raise CompileError(
+            f"{', '.join(dropped)}: dropout is not supported in training; set its p to 0 or leave it out (clipping and "
+            "noise regularize already)"
+        )
+    found = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if found:
         raise CompileError(
             f"{', '.join(found)}: BatchNorm computes with the other examples of a batch, so no example has a gradient "

@@ -60,6 +60,33 @@ def pack_weights(machine: Machine, dtype: str, shape: Matmul) -> "tvm.tirx.PrimF
     return kernel.finish()
 
 
+def pack_rows(machine: Machine, dtype: str, shape: Matmul) -> "tvm.tirx.PrimFunc":
+    """(c_in, c_out) → packed_shape: the right operand as it stands in the product."""
+    blocks, c_in, block = packed_shape(machine, dtype, shape)
+    kernel, lanes = Kernel(machine, dtype), machine.lanes(dtype)
+    with kernel.function():
+        right = kernel.argument("right", (c_in, shape.c_out))
+        packed = kernel.argument("packed", (blocks, c_in, block))
+
+        def one(ob: Expression, width: int) -> None:
+            with T.serial(c_in) as k:
+                for start in range(0, block, lanes):
+                    part = max(0, min(lanes, width - start))
+                    if part < lanes:
+                        kernel.store(packed, kernel.constant(0.0, lanes), ob, k, start)
+                    if part:
+                        value = kernel.load(right, k, ob * block + start, lanes=part)
+                        kernel.store(packed, value, ob, k, start, lanes=part)
+
+        whole, rest = divmod(shape.c_out, block)
+        if whole:
+            with T.parallel(whole) as ob:
+                one(ob, block)
+        if rest:
+            one(whole, rest)
+    return kernel.finish()
+
+
 @dataclass(frozen=True)
 class Blocking:
     """Rows of a block, tasks over blocks of rows, tasks over blocks of output channels."""
