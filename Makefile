@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 LAB_OPTIONS ?=
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.privlib-ready
 
@@ -27,7 +28,7 @@ report: data  ## the notebooks in the quick profile, then results/report/index.h
 	echo "notebooks and report took $$(( $$(date +%s) - start )) s"; exit $$code
 
 test: lint  ## lint, types and every test but the long counts
-	@$(BIN)/python -m pytest -m "not soak"
+	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 soak: env  ## the long counts: fuzzing, kills, launches, whole downloads; they leave a record
 	@$(BIN)/python -m pytest -m soak --record

@@ -1,7 +1,17 @@
-"""`pytest --record`: the run leaves a record as a benchmark named `soak`, which the report shows (`make soak`)."""
+"""Two things for the whole suite.
 
+`pytest --record`: the run leaves a record as a benchmark named `soak`, which the report shows (`make soak`).
+
+`pytest -n 2 --dist loadfile --no-loadscope-reorder` (`make test`): two processes take one file after the other. A test
+marked `alone` has the machine to itself; files with such tests come first, while waiting is short, then the longest
+file, so that it is not what is left at the end.
+"""
+
+import fcntl
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +21,8 @@ from privlib.suite.records import Subject
 
 ROOT = Path(__file__).resolve().parent.parent
 _RECORDER = "privlib-recorder"
+_LONGEST = "test_notebooks.py"
+_TURN, _MACHINE = Path(__file__).parent, Path(__file__)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +32,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record"):
         config.pluginmanager.register(Recorder(), _RECORDER)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    alone = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: (item.path not in alone, item.path.name != _LONGEST))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A worker of pytest-xdist shares the machine while an ordinary test runs, its fixtures included."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with ExitStack() as stack:
+        # Whoever waits for the machine holds the turn, so that nobody overtakes a test that wants to be alone.
+        with _locked(_TURN, fcntl.LOCK_EX):
+            stack.enter_context(_locked(_MACHINE, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH))
+        return (yield)
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # even where a forked child still holds a copy
+        os.close(descriptor)
 
 
 class Recorder:

@@ -78,6 +78,7 @@ def _compare(case: Case, tmp_path: Path, effort: harness.Effort) -> tuple[dict[s
         return rates, staged.commit("ok").data
 
 
+@pytest.mark.alone
 def test_peers_take_turns_and_their_numbers_are_their_own(
     case: Case, peer: Callable[..., None], tmp_path: Path
 ) -> None:

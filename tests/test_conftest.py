@@ -1,5 +1,6 @@
-"""What `make soak` leaves behind: a valid record with one verdict a test."""
+"""What `make soak` leaves behind: a valid record with one verdict a test. And who runs beside whom."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,34 @@ def test_session_without_the_option_leaves_nothing(pytester: pytest.Pytester, mo
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
     assert not (pytester.path / "results").exists()
+
+
+SPANS = """
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+def span():
+    begin = time.monotonic()
+    time.sleep(0.1)
+    with Path(__file__).with_name("spans").open("a") as spans:
+        spans.write(f"{begin} {time.monotonic()} {Path(__file__).stem}\\n")
+"""
+
+
+def test_a_test_marked_alone_shares_the_machine_with_no_other(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text().replace(".parent.parent", ".parent"))
+    many = "@pytest.mark.parametrize('number', range(8))\ndef test_it(number):\n    span()\n"
+    alone = "@pytest.mark.alone\ndef test_it():\n    span()\n@pytest.mark.alone\ndef test_more():\n    span()\n"
+    pytester.makepyfile(test_a=SPANS + many, test_b=SPANS + many, test_c=SPANS + alone)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    options = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-p", "no:cacheprovider")
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=18)
+    lines = [line.split() for line in (pytester.path / "spans").read_text().splitlines()]
+    spans = sorted((float(begin), float(end), name) for begin, end, name in lines)
+    overlapping = [{one[2], other[2]} for one, other in pairwise(spans) if other[0] < one[1]]
+    assert overlapping and all(pair == {"test_a", "test_b"} for pair in overlapping)

@@ -1,4 +1,4 @@
-"""The networks have the published shape, export cleanly, and say their own size truthfully."""
+"""The networks have the published shape and say their own size truthfully."""
 
 import re
 from collections.abc import Iterator
@@ -105,16 +105,6 @@ def test_trainable_models_have_no_layer_that_mixes_examples(name: Name, norm: No
     assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
     groups = {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)}
     assert groups == (set() if norm is None else {8})
-
-
-@pytest.mark.parametrize("name", ["small_cnn", "vgg9", "resnet32", "mobilenet"])
-def test_every_model_exports_with_static_shapes_and_the_same_logits(name: Name) -> None:
-    model = build(name).eval()
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    exported = torch.export.export(model, (images,))
-    with torch.no_grad():
-        assert torch.equal(exported.module()(images), model(images))
-    assert set(exported.state_dict) == set(model.state_dict())
 
 
 @pytest.mark.parametrize("image", [32, 64])

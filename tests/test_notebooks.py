@@ -2,7 +2,6 @@
 repeatable records. And the sources are as they should be: no outputs, short cells, one parameters cell."""
 
 import re
-import time
 from pathlib import Path
 
 import nbformat
@@ -19,45 +18,40 @@ LONGEST_CELL = 15
 _IMG = re.compile(r"<img\b[^>]*>")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Run]]:
-    """Two fresh smoke runs of every notebook."""
-    found: dict[str, list[Run]] = {name: [] for name in NAMES}
-    for number in (1, 2):
-        results = tmp_path_factory.mktemp(f"results-{number}")
-        begin = time.monotonic()
-        runner.run(runner.Request(ROOT, profile="smoke", results=results), Progress())
-        print(f"smoke run {number}: {time.monotonic() - begin:.0f} s")
-        for run in records.find(results):
-            found[run.data["benchmark"]].append(run)
-    return {name: (first, second) for name, (first, second) in found.items()}
+@pytest.fixture(scope="module", params=NAMES)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two fresh smoke runs of one notebook."""
+    found = []
+    for _ in range(2):
+        results = tmp_path_factory.mktemp("results")
+        runner.run(runner.Request(ROOT, [request.param], profile="smoke", results=results), Progress())
+        (run,) = records.find(results)
+        found.append(run)
+    return found
 
 
 def _executed(run: Run) -> NotebookNode:
     return nbformat.read(run.folder / "executed.ipynb", as_version=4)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_runs_through_and_leaves_a_valid_record(runs: dict[str, tuple[Run, Run]], name: str) -> None:
-    for run in runs[name]:
+def test_runs_through_and_leaves_a_valid_record(runs: list[Run]) -> None:
+    for run in runs:
         assert run.data["status"] == "ok", run.data["reason"]
         assert run.data["profile"] == "smoke"
         records.validate(run.data)
         assert records.read(run.folder).data == run.data
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_cell_was_executed_without_error(runs: dict[str, tuple[Run, Run]], name: str) -> None:
-    node = _executed(runs[name][0])
+def test_every_cell_was_executed_without_error(runs: list[Run]) -> None:
+    node = _executed(runs[0])
     nbformat.validate(node)
     code = [cell for cell in node.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_figure_has_alternative_text(runs: dict[str, tuple[Run, Run]], name: str) -> None:
-    for run in runs[name]:
+def test_every_figure_has_alternative_text(runs: list[Run]) -> None:
+    for run in runs:
         pictures = 0
         for cell in _executed(run).cells:
             assert not re.search(r"!\[\s*\]\(", cell.source), "a Markdown image without alternative text"
@@ -72,9 +66,8 @@ def test_every_figure_has_alternative_text(runs: dict[str, tuple[Run, Run]], nam
         assert all((run.folder / figure["file"]).stat().st_size > 1000 for figure in run.data["figures"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_fresh_runs_agree(runs: dict[str, tuple[Run, Run]], name: str) -> None:
-    first, second = runs[name]
+def test_two_fresh_runs_agree(runs: list[Run]) -> None:
+    first, second = runs
     assert first.data["digest"] == second.data["digest"]
     assert set(first.metrics()) == set(second.metrics())
     for metric in second.data["metrics"]:

@@ -38,6 +38,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.alone
 def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     begin = time.monotonic()
     output, _ = privlib(tmp_path, "--help")
@@ -87,19 +88,30 @@ def test_unknown_benchmarks_and_rows_are_refused(root: Path, monkeypatch: pytest
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_status_lists_what_is_cached_and_what_ran(root: Path) -> None:
-    output, _ = privlib(root, "status")
+@pytest.fixture
+def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project for commands in this process, with an empty cache."""
+    monkeypatch.setenv("PRIVLIB_PROJECT", str(root))
+    monkeypatch.setenv("PRIVLIB_CACHE", str(root / "cache"))
+    return root
+
+
+def test_status_lists_what_is_cached_and_what_ran(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 0
+    output = capsys.readouterr().out
     assert "CIFAR-10  not cached" in output
     assert "01_x" in output
     assert "not run yet" in output
-    privlib(root, "bench", "tiny", "--profile", "smoke")
-    output, _ = privlib(root, "status")
+    privlib(here, "bench", "tiny", "--profile", "smoke")
+    assert cli.main(["status"]) == 0
+    output = capsys.readouterr().out
     assert [line.split()[:3] for line in output.splitlines() if line.startswith("tiny")] == [["tiny", "ok", "smoke"]]
 
 
-def test_without_records_the_report_says_what_to_do(root: Path) -> None:
-    _, errors = privlib(root, "report", code=1)
-    assert "run `privlib run` first" in errors
+@pytest.mark.usefixtures("here")
+def test_without_records_the_report_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report"]) == 1
+    assert "run `privlib run` first" in capsys.readouterr().err
 
 
 def test_outside_a_project_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from privlib.suite import footprint, plots, timing
 from privlib.suite.errors import ProjectError
 
 
+@pytest.mark.alone
 def test_candidates_take_turns() -> None:
     order: list[str] = []
 

@@ -1,5 +1,6 @@
 """The fused update: torch.optim.SGD without noise, the floating-point guard with it, and sums folded to the grid."""
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -26,13 +27,17 @@ def drawn(sigma_steps: float) -> np.ndarray:
     return np.asarray(made.numpy())
 
 
+@cache
+def fold(dtype: str, grid: NoiseGrid | None) -> Any:
+    return build(NARROW, f=update.fold(NARROW, dtype, FLAT, grid))["f"]
+
+
 def folded(grid: NoiseGrid | None, *batches: np.ndarray) -> tuple[np.ndarray, int]:
     """Sums, and how many batch sums were left out."""
     sums, rejected = tensor(np.zeros(SIZE, "int64" if grid else "float64")), tensor(np.zeros(1, "int64"))
-    function = build(NARROW, f=update.fold(NARROW, str(batches[0].dtype), FLAT, grid))["f"]
     for each in batches:
         pieces = [each[start : start + size].copy() for start, size in zip(FLAT.offsets, FLAT.sizes, strict=True)]
-        function(*map(tensor, pieces), rejected, sums)
+        fold(str(each.dtype), grid)(*map(tensor, pieces), rejected, sums)
     assert not sums.numpy()[FLAT.padding].any()
     return np.asarray(sums.numpy()), int(rejected.numpy()[0])
 
