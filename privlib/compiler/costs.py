@@ -48,7 +48,7 @@ def gram_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
 
 
 def choose_norm(machine: Machine, dtype: str, shape: Conv2d) -> str:
-    """"goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
+    """ "goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
     if shape.groups > 1:
         return "instantiate"
     if shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1):
