@@ -38,6 +38,11 @@ class Verdict(StrEnum):
     NO_EFFECT = "no effect"
     NOTHING_TO_ATTACK = "nothing to attack"
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the attacker gained nothing."""
+        return self in (Verdict.HIDDEN, Verdict.DETECTED)
+
 
 @dataclass(frozen=True)
 class Outcome:
