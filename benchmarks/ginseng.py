@@ -97,7 +97,7 @@ def published(profile: str) -> None:
 def latency(profile: str) -> None:
     """What full protection costs as DRAM gets slower."""
     for name in _networks(profile):
-        for point in studies.latency_sweep(lower(name)):
+        for point in studies.latency_sweep(lower(name), (40, 320) if profile == "smoke" else studies.LATENCIES):
             row = f"{name}_dram_latency_{point.setting}"
             _simulated(f"{row}/none/cycles", point.free.cycles, "cycles")
             _simulated(f"{row}/tec/cycle_overhead", 100 * point.cycle_overhead, "%")
@@ -107,8 +107,8 @@ def bus_width(profile: str) -> None:
     """What it costs as the memory port outgrows one encryption core, and with one core for each 128 bits."""
     for name in _networks(profile):
         program = lower(name)
-        for cores in (1, 2, 4):
-            for point in studies.width_sweep(program, cores):
+        for cores in (1, 2, 4) if profile != "smoke" else (1, 4):
+            for point in studies.width_sweep(program, cores, studies.BUS_BITS if profile != "smoke" else (64, 512)):
                 column = f"tec_{cores}_core{'s' if cores > 1 else ''}"
                 _simulated(f"{name}_bus{point.setting}/{column}/cycle_overhead", 100 * point.cycle_overhead, "%")
                 if cores == 1:
@@ -157,13 +157,14 @@ def core(profile: str) -> None:
 
 def attack(profile: str) -> None:
     """Every attack under every mode (1: stopped), and one bit flipped in every burst."""
-    for outcome in attacks.matrix():
+    modes = MODES if profile != "smoke" else ("none", "tec")
+    for outcome in attacks.matrix(modes):
         row = outcome.attack.replace(" ", "_")
         record.metric(
             f"{row}/{outcome.mode}/verdict", outcome.verdict.value, "", nature="deterministic", kind="simulated"
         )
         _simulated(f"{row}/{outcome.mode}/stopped", int(outcome.verdict.stopped), "")
-    for mode in MODES if profile != "smoke" else ("none", "tec"):
+    for mode in modes:
         coverage = attacks.flip_every_burst(mode)
         _simulated(f"flip_every_burst/{mode}/bursts", coverage.flipped, "")
         _simulated(f"flip_every_burst/{mode}/detected", 100 * coverage.detected / coverage.flipped, "%")

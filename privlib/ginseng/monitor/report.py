@@ -24,6 +24,16 @@ class TrustedPart:
     only_tested: str
     where: str
 
+    @property
+    def evidence(self) -> str:
+        """All that speaks for it, each with its kind."""
+        kinds = {
+            "proved here": self.proved_here,
+            "proved elsewhere": self.proved_elsewhere,
+            "only tested": self.only_tested,
+        }
+        return "; ".join(f"{kind}: {text}" for kind, text in kinds.items() if text) or "nothing"
+
 
 TRUSTED_PARTS: tuple[TrustedPart, ...] = (
     TrustedPart(
