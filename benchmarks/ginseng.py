@@ -80,47 +80,51 @@ def published(profile: str) -> None:
         ("pipelined", PIPELINED, reported.PIPELINED_CYCLES),
         ("unpipelined", UNPIPELINED, reported.UNPIPELINED_CYCLES),
     ):
-        row = f"resnet18_tsim_{label}"
+        row = f"resnet18_{label}"
         cycles = {
             tiling: simulate(program, memory=TSIM, engines=engines).cycles for tiling, program in programs.items()
         }
-        _simulated(f"{row}/published_tiles/cycles", cycles["published"], "cycles")
-        _simulated(f"{row}/our_tiles/cycles", cycles["search"], "cycles")
-        _simulated(f"{row}/published_tiles/deviation", 100 * (cycles["published"] / theirs.value - 1), "%")
-        _reported(row, theirs)
+        _simulated(f"{row}/published_tiles/cycles_on_tsim", cycles["published"], "cycles")
+        _simulated(f"{row}/our_tiles/cycles_on_tsim", cycles["search"], "cycles")
+        _simulated(
+            f"{row}/published_tiles/deviation_from_published", 100 * (cycles["published"] / theirs.value - 1), "%"
+        )
+        _reported(f"{row}/{theirs.name}/cycles_on_tsim", theirs)
     for bits, theirs in reported.BUS_WIDTH_CYCLES.items():
-        report = simulate(programs["published"], memory=TSIM.with_bus(bits))
-        _simulated(f"resnet18_tsim_bus{bits}/published_tiles/cycles", report.cycles, "cycles")
-        _reported(f"other_program_tsim_bus{bits}", theirs)
+        cycles_at = simulate(programs["published"], memory=TSIM.with_bus(bits)).cycles
+        _simulated(f"resnet18/port_{bits}/cycles_on_tsim_by_port_width", cycles_at, "cycles")
+        _reported(f"other_program_vta/port_{bits}/cycles_on_tsim_by_port_width", theirs)
 
 
 def latency(profile: str) -> None:
     """What full protection costs as DRAM gets slower."""
     for name in _networks(profile):
         for point in studies.latency_sweep(lower(name), (40, 320) if profile == "smoke" else studies.LATENCIES):
-            row = f"{name}_dram_latency_{point.setting}"
-            _simulated(f"{row}/none/cycles", point.free.cycles, "cycles")
-            _simulated(f"{row}/tec/cycle_overhead", 100 * point.cycle_overhead, "%")
+            column = f"{name}/latency_{point.setting}"
+            _simulated(f"{column}/cycles_by_dram_latency", point.free.cycles, "cycles")
+            _simulated(f"{column}/tec_cycle_overhead_by_dram_latency", 100 * point.cycle_overhead, "%")
 
 
 def bus_width(profile: str) -> None:
     """What it costs as the memory port outgrows one encryption core, and with one core for each 128 bits."""
+    widths = studies.BUS_BITS if profile != "smoke" else (64, 512)
     for name in _networks(profile):
         program = lower(name)
         for cores in (1, 2, 4) if profile != "smoke" else (1, 4):
-            for point in studies.width_sweep(program, cores, studies.BUS_BITS if profile != "smoke" else (64, 512)):
-                column = f"tec_{cores}_core{'s' if cores > 1 else ''}"
-                _simulated(f"{name}_bus{point.setting}/{column}/cycle_overhead", 100 * point.cycle_overhead, "%")
+            for point in studies.width_sweep(program, cores, widths):
+                column = f"port_{point.setting}"
+                row = f"{name}_{cores}_core{'s' if cores > 1 else ''}"
+                _simulated(f"{row}/{column}/tec_cycle_overhead_by_port_width", 100 * point.cycle_overhead, "%")
                 if cores == 1:
-                    _simulated(f"{name}_bus{point.setting}/none/cycles", point.free.cycles, "cycles")
+                    _simulated(f"{name}/{column}/cycles_by_port_width", point.free.cycles, "cycles")
 
 
 def block_size(profile: str) -> None:
     """Extra bytes by size of the authentication block, nothing kept on chip, and for the blocks that were chosen."""
     for name in _networks(profile):
         for size, extra in blocks.granularity_curve(lower(name)).items():
-            column = f"blocks_{size.replace(' ', '').lower()}"
-            _simulated(f"{name}/{column}/extra_traffic", 100 * extra, "%")
+            column = size.replace(" B", "_bytes")
+            _simulated(f"{name}/{column}/extra_traffic_by_block_size", 100 * extra, "%")
 
 
 def designs(profile: str) -> None:
@@ -128,9 +132,9 @@ def designs(profile: str) -> None:
     for name in ("vgg9", "resnet32") if profile != "smoke" else ("resnet32",):
         for design in studies.DESIGNS if profile != "smoke" else studies.DESIGNS[:2]:
             point = studies.design_point(name, design)
-            for mode, report in (("none", point.free), ("tec", point.protected)):
+            for column, report in ((name, point.free), (f"{name}_tec", point.protected)):
                 rate = studies.images_per_second(report, design.megahertz)
-                _simulated(f"{name}_{design.name}/{mode}/throughput", rate, "images/s", higher_is_better=True)
+                _simulated(f"{design.name}/{column}/throughput_by_design", rate, "images/s")
 
 
 def core(profile: str) -> None:
@@ -141,18 +145,16 @@ def core(profile: str) -> None:
     areas = rtl_area.synthesise() if profile == "full" else rtl_area.stored()
     if profile != "full":
         record.note("the encryption core's area is the stored synthesis of exactly this RTL; full synthesises again")
-    _simulated("encryption_core/tec/data_latency", timing.latency_cycles, "cycles")
-    _simulated("encryption_core/tec/tag_latency", timing.tag_latency_cycles, "cycles")
-    _simulated("encryption_core/tec/key_setup", timing.key_setup_cycles, "cycles")
-    _simulated("encryption_core/tec/blocks_a_cycle", timing.blocks_per_cycle, "")
+    _simulated("encryption_core/data/latency", timing.latency_cycles, "cycles")
+    _simulated("encryption_core/tag/latency", timing.tag_latency_cycles, "cycles")
+    _simulated("encryption_core/key_setup/latency", timing.key_setup_cycles, "cycles")
+    _simulated("encryption_core/data/blocks_a_cycle", timing.blocks_per_cycle, "")
     for area in areas:
-        _simulated(f"area/{area.block}/look-up_tables", area.lut, "LUT")
-        _simulated(f"area/{area.block}/flip-flops", area.ff, "FF")
-    for name, quantity in (("lut", "look-up_tables"), ("ff", "flip-flops")):
-        record.metric(
-            f"area/blu85_aes_gcm/{quantity}", rtl_area.OPEN_CORE[name], name.upper(), nature="deterministic",
-            kind="reported", source=rtl_area.OPEN_CORE["design"],
-        )  # fmt: skip
+        _simulated(f"{area.block}/look-up_tables/area", area.lut, "cells")
+        _simulated(f"{area.block}/flip-flops/area", area.ff, "cells")
+    for name, column in (("lut", "look-up_tables"), ("ff", "flip-flops")):
+        number = Reported(column, "open core", rtl_area.OPEN_CORE[name], "cells", rtl_area.OPEN_CORE["design"])
+        _reported(f"open_aes_gcm/{column}/area", number)
 
 
 def attack(profile: str) -> None:
@@ -219,10 +221,7 @@ def accuracy(profile: str) -> None:
 def competitors(profile: str) -> None:
     """Overheads that others report for their accelerators' memory protection."""
     for one in reported.OVERHEADS:
-        record.metric(
-            f"inference_overhead/{one.name}/cycle_overhead", one.value, one.unit, nature="deterministic",
-            kind="reported", source=one.source,
-        )  # fmt: skip
+        _reported(f"inference/{one.name}/cycle_overhead", one)
 
 
 STUDIES: dict[str, Callable[[str], None]] = {
@@ -244,20 +243,17 @@ def _networks(profile: str) -> tuple[str, ...]:
     return ("resnet32",) if profile == "smoke" else NETWORKS
 
 
-def _simulated(name: str, value: float, unit: str, higher_is_better: bool | None = None) -> None:
+def _simulated(name: str, value: float, unit: str) -> None:
     # Modes protect different things, so none of them is "best" by its number alone.
-    record.metric(name, value, unit, nature="deterministic", kind="simulated", higher_is_better=higher_is_better)
+    record.metric(name, value, unit, nature="deterministic", kind="simulated")
 
 
 def _proved(name: str, value: int) -> None:
     record.metric(name, value, "", nature="deterministic")
 
 
-def _reported(row: str, theirs: Reported) -> None:
-    record.metric(
-        f"{row}/{theirs.name}/{theirs.unit}", theirs.value, theirs.unit, nature="deterministic", kind="reported",
-        source=theirs.source,
-    )  # fmt: skip
+def _reported(path: str, theirs: Reported) -> None:
+    record.metric(path, theirs.value, theirs.unit, nature="deterministic", kind="reported", source=theirs.source)
 
 
 def _overheads(path: str, report: CycleReport, baseline: CycleReport) -> None:

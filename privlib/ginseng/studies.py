@@ -79,8 +79,8 @@ class Design:
 
     @property
     def name(self) -> str:
-        """E.g. `array16_bus64_100mhz`."""
-        return f"array{self.block}_bus{self.bus_bits}_{self.megahertz}mhz"
+        """E.g. `array_16_port_64_at_100_mhz`, for the path of a metric."""
+        return f"array_{self.block}_port_{self.bus_bits}_at_{self.megahertz}_mhz"
 
     @property
     def label(self) -> str:
