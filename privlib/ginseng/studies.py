@@ -86,7 +86,7 @@ class Design:
     def label(self) -> str:
         """For people; cores are encryption cores."""
         cores = "1 core" if self.cores == 1 else f"{self.cores} cores"
-        return f"{self.block}x{self.block}, {self.bus_bits} bit, {self.megahertz} MHz, {cores}"
+        return f"{self.block}×{self.block}, {self.bus_bits} bit, {self.megahertz} MHz, {cores}"
 
 
 DESIGNS = (

@@ -9,7 +9,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from privlib.ginseng import attacks, lower
 from privlib.ginseng.attacks import ATTACKS, Verdict, Victim
 from privlib.ginseng.memory.encrypted import TaggedDram
+from privlib.ginseng.memory.modes import protected_dram
 from privlib.ginseng.memory.traffic import MODES
+from privlib.ginseng.vta import functional
+from privlib.ginseng.vta.network import random_parameters
 from privlib.ginseng.vta.program import VtaProgram
 from tests.ginseng.int8_reference import forward
 
@@ -87,3 +90,21 @@ def test_a_victim_left_alone_computes_the_reference(make: Callable[[], Victim]) 
     network = victim.program.network
     expected = forward(network, victim.parameters, victim.image)[network.output]
     np.testing.assert_array_equal(victim.infer(), expected)
+
+
+@pytest.mark.parametrize("mode", ["none", "tec"])
+def test_addresses_on_the_bus_do_not_depend_on_the_image_or_the_weights(program: VtaProgram, mode: str) -> None:
+    traces = []
+    for seed, image in ((0, np.zeros(program.network.input_shape, np.int8)), (1, None)):
+        trace: list[tuple[bool, int, int]] = []
+
+        def watch(write: bool, address: int, data: bytes, trace: list[tuple[bool, int, int]] = trace) -> None:
+            trace.append((write, address, len(data)))
+
+        memory = protected_dram(mode, program, observer=watch)
+        functional.load_constants(program, random_parameters(program.network, seed), memory)
+        given = Victim(mode, program, seed).image if image is None else image
+        functional.run(program, memory, given)
+        traces.append(trace)
+    assert len(traces[0]) > 50
+    assert traces[0] == traces[1]
