@@ -1,6 +1,7 @@
 """Ginseng: an accelerator (VTA) whose every byte in DRAM is encrypted and authenticated, simulated.
 
-`lower` turns a quantised network into instruction streams; `simulate` times one inference under a protection mode.
+`lower` turns a network into instruction streams (a PyTorch model is quantised to int8 first); `simulate` times one
+inference under a protection mode.
 """
 
 from privlib.ginseng.errors import GinsengError

@@ -1,4 +1,4 @@
-"""Tables of shapes: ResNet-18 (C2 to C11 with their counts), and VGG-9, ResNet-32, MobileNet at 32 pixels.
+"""Tables of shapes: ResNet-18 (C2 to C11 with their counts); VGG-9, ResNet-32, MobileNet at 32 pixels; a tiny one.
 
 Shifts are natural ones for random weights; a quantised model brings its own (`dataclasses.replace` a layer).
 """
@@ -121,6 +121,15 @@ def resnet32() -> Network:
     return builder.network("resnet32", (3, 32, 32))
 
 
+def tiny() -> Network:
+    """A residual block and a dense layer on 12 x 12 pixels, for demonstrations that take no time."""
+    builder = _Builder((16, 12, 12))
+    _basic_block(builder, "block", 32, 2, ("a", "b", "p"))
+    builder.pool(MaxPool, "pool", 2)
+    builder.dense("logits", 10, relu=False)
+    return builder.network("tiny", (16, 12, 12))
+
+
 def mobilenet() -> Network:
     """MobileNet v1, width 1, at 32 pixels: stem of stride 2, thirteen depthwise-separable pairs, dense 10 (the last
     feature map is a single pixel, so its mean is itself)."""
@@ -139,6 +148,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "resnet32": resnet32,
     "vgg9": vgg9,
     "mobilenet": mobilenet,
+    "tiny": tiny,
 }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from privlib.files import atomic_path
 from privlib.ginseng.rtl_flow import RTL_DIR, TOP, RtlError, run_tool, sources
@@ -24,7 +25,7 @@ SCRIPT = (
     "read_verilog -sv {files}; synth_xilinx -family xc7 -noiopad -flatten -top {top}; "
     "tee -q -o stat.json stat -hierarchy -json"
 )
-OPEN_CORE = {
+OPEN_CORE: Mapping[str, Any] = {
     "design": "BLu85/AES-GCM, AES-128 with key expansion, 128 bits a cycle (as reported)",
     "lut": 22463,
     "ff": 4029,
@@ -120,6 +121,14 @@ def main() -> None:
     with atomic_path(AREA_FILE) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n")
     print(table())
+
+
+def stored() -> list[Area]:
+    """The areas in rtl/area.json, largest first. RtlError when they are of another version of the RTL."""
+    record = json.loads(AREA_FILE.read_text())
+    if record["rtl_sha256"] != rtl_digest():
+        raise RtlError("the stored areas are of other RTL: run `python -m privlib.ginseng.rtl_flow area`")
+    return [Area(**{name: block[name] for name in Area.__dataclass_fields__}) for block in record["blocks"]]
 
 
 def table() -> str:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -144,12 +145,14 @@ def build_cocotb_model() -> Path:
     return folder
 
 
+@lru_cache(maxsize=1024)  # most cycles of a long trace are alike
 def _pack(value: Ports) -> bytes:
     return b"".join(
         getattr(value, field.name).to_bytes(4 * _words(field.name), "little") for field in dataclasses.fields(Ports)
     )
 
 
+@lru_cache(maxsize=1024)
 def _unpack(record: bytes) -> Outputs:
     at, values = 0, {}
     for field in dataclasses.fields(Outputs):

@@ -1,4 +1,5 @@
-"""Runs the cocotb benches of rtl/ on the core, compiled once and kept in the cache."""
+"""The core against NIST's vectors, all of them in the C++ trace player and those with whole tags in cocotb too, and
+its behaviour in cocotb; the core is compiled once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
 
 from privlib.ginseng.rtl_flow import TOP, build_cocotb_model, verilator_environment
+from tests.ginseng.rtl import gcm_vectors
+from tests.ginseng.rtl.jobs import Job, play
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -51,7 +55,27 @@ def run_bench(build: Path, scratch: Path, name: str, count: int) -> None:
     assert tests == count, log[-4000:]
 
 
-def test_nist_cavp_vectors(build: Path, tmp_path: Path) -> None:
+def test_all_nist_cavp_encryption_vectors() -> None:
+    vectors = gcm_vectors.encryption()
+    gcm_vectors.check_encryption(vectors, play(gcm_vectors.encryption_jobs(vectors)))
+
+
+def test_all_nist_cavp_decryption_vectors_and_no_shortened_tag_accepted() -> None:
+    vectors = gcm_vectors.decryption()
+    shortened = gcm_vectors.check_decryption(vectors, play(gcm_vectors.decryption_jobs(vectors)))
+    assert len(shortened) == 2625 - 375
+    again = play([Job(vector.key, vector.iv, True, [vector.aad], [data]) for vector, data in shortened])
+    gcm_vectors.check_shortened(shortened, again)
+
+
+def test_a_wrong_vector_is_noticed() -> None:
+    vectors = gcm_vectors.encryption()[:3]
+    wrong = [*vectors[:2], replace(vectors[2], tag=bytes(len(vectors[2].tag)))]
+    with pytest.raises(AssertionError):
+        gcm_vectors.check_encryption(wrong, play(gcm_vectors.encryption_jobs(wrong)))
+
+
+def test_nist_cavp_vectors_with_whole_tags_in_cocotb(build: Path, tmp_path: Path) -> None:
     run_bench(build, tmp_path, "tests.ginseng.rtl.bench_cavp", 2)
 
 

@@ -35,6 +35,15 @@ class MemoryTiming:
         """The same port with another data width. Beyond 64 bits a store streams (core/TensorStoreWideVME.scala)."""
         return replace(self, bus_bits=bits, store_element_cycles=self.store_element_cycles if bits <= 64 else 0)
 
+    def at_clock(self, megahertz: float) -> "MemoryTiming":
+        """The same memory behind a port of another clock than the published 100 MHz: its latency takes more cycles."""
+        factor = megahertz / 100
+        return replace(
+            self,
+            read_latency=round(self.read_latency * factor),
+            write_latency=round(self.write_latency * factor),
+        )
+
 
 TSIM = MemoryTiming(
     "tsim",

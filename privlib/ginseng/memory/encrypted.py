@@ -62,6 +62,10 @@ class ExternalDram:
         region = self.regions[bisect_right(self._bases, address) - 1]
         return (address, address + 1) if address < region.end else None
 
+    def tag_span(self, address: int) -> tuple[int, int] | None:
+        """Where in `dram` the tag (or MAC) lies that vouches for the data byte at `address`; None without tags."""
+        return None
+
     def _region(self, start: int, end: int) -> Region:
         region = self.regions[bisect_right(self._bases, start) - 1]
         if end > region.end:
@@ -136,6 +140,12 @@ class TaggedDram(ExternalDram):
     def tag_address(self, region: Region, block: int) -> int:
         """Where a block's tag lies in `dram`."""
         return self.data_end + (self.slots[region.name] + block) * TAG_BYTES
+
+    def tag_span(self, address: int) -> tuple[int, int] | None:
+        region = self._region(address, address + 1)
+        offset = address - region.base
+        at = self.tag_address(region, self.partition[region.name].covering(offset, offset + 1)[0])
+        return at, at + TAG_BYTES
 
     def dependent(self, address: int) -> tuple[int, int] | None:
         """The block that the byte is part of, or whose tag it is part of."""

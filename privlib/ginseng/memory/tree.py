@@ -64,6 +64,10 @@ class TreeDram(ExternalDram):
         start, end = self._line(line)
         return (start, end) if any(r.base < end and start < r.end for r in self.regions) else None
 
+    def tag_span(self, address: int) -> tuple[int, int] | None:
+        at = self._macs + address // LINE_BYTES * MAC_BYTES
+        return at, at + MAC_BYTES
+
     @staticmethod
     def _line(line: int) -> tuple[int, int]:
         return line * LINE_BYTES, (line + 1) * LINE_BYTES

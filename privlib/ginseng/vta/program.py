@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from privlib.ginseng.vta.config import INSTRUCTION_BYTES, UOP_BYTES, VtaConfig
 from privlib.ginseng.vta.isa import Instruction, Memory, MemoryInstruction
 from privlib.ginseng.vta.network import Conv, Network, Parameters, Shape, Window
 from privlib.ginseng.vta.uops import encode_uops
+
+if TYPE_CHECKING:
+    from privlib.ginseng.int8 import QuantisedModel
 
 ALIGNMENT = 4096
 """Regions begin on an AXI 4 KiB boundary, which no burst may cross (AMBA AXI, IHI 0022, A3.4.1)."""
@@ -70,12 +74,14 @@ class LayerProgram:
 
 @dataclass(frozen=True)
 class VtaProgram:
-    """All layers of a network and their DRAM layout; `regions` are in order of tensor number."""
+    """All layers of a network and their DRAM layout; `regions` are in order of tensor number; `quantised` holds the
+    integers and scales of what came from a PyTorch model."""
 
     network: Network
     config: VtaConfig
     layers: tuple[LayerProgram, ...]
     regions: Mapping[str, Region]
+    quantised: "QuantisedModel | None" = None
 
     def last_use(self) -> dict[str, list[str]]:
         """For each layer, the regions that no later layer reads: its own constants, and tensors it reads last."""

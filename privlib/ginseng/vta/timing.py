@@ -80,6 +80,7 @@ class LayerSimulation:
         self.port = Port(memory)
         self.actors = {engine: _Actor() for engine in Engine}
         self.fetch = _Actor()
+        self.pops = [instruction.pops for instruction in layer.instructions]
         self.stream, self.fetched = stream, 0
         self.available: list[tuple[int, int]] = []
         self.tokens: dict[Edge, deque[tuple[int, int]]] = {}
@@ -94,19 +95,18 @@ class LayerSimulation:
         wait for each other for ever."""
         instructions = self.layer.instructions
         while True:
-            time, actor = min(
-                (
-                    (self._fetch_time(), -1),
-                    *((self._time(e), int(e)) for e in (Engine.COMPUTE, Engine.LOAD, Engine.STORE)),
-                ),
-                key=lambda event: event[0],
-            )
+            # Ties go to fetch, then compute, load, store.
+            time, next_engine = self._fetch_time(), None
+            for engine in (Engine.COMPUTE, Engine.LOAD, Engine.STORE):
+                when = self._time(engine)
+                if when < time:
+                    time, next_engine = when, engine
             if time >= NEVER:
                 break
-            if actor < 0:
+            if next_engine is None:
                 self._advance_fetch(time)
             else:
-                self._advance(Engine(actor), time)
+                self._advance(next_engine, time)
         left = sum(len(actor.queue) for actor in self.actors.values())
         if left or self.fetched < len(instructions):
             raise ExecutionError(
@@ -164,7 +164,7 @@ class LayerSimulation:
             return NEVER
         number = actor.queue[0]
         time = max(actor.free, self.available[number][0])
-        for edge in self.layer.instructions[number].pops:
+        for edge in self.pops[number]:
             queue = self.tokens.get(edge)
             if not queue:
                 return NEVER
@@ -180,7 +180,7 @@ class LayerSimulation:
         actor.current = actor.queue.popleft()
         instruction = self.layer.instructions[actor.current]
         actor.verified = max(actor.verified, self.available[actor.current][1])
-        for edge in instruction.pops:
+        for edge in self.pops[actor.current]:
             actor.verified = max(actor.verified, self.tokens[edge].popleft()[1])
         actor.started = time
         if isinstance(instruction, MemoryInstruction):

@@ -11,7 +11,8 @@ import cocotb
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privlib.ginseng.tec import Ports, message_beats, seal_burst
-from tests.ginseng.rtl.tec_driver import KEY_SETUP_CYCLES, Driver, Job, bind_ports
+from tests.ginseng.rtl.jobs import KEY_SETUP_CYCLES, Job, bind_ports
+from tests.ginseng.rtl.tec_driver import Driver
 
 KEY = bytes(range(16))
 TENSOR, VERSION = 7, 3

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from privlib.ginseng.tec import REGIONS, Ports, message_beats
+from tests.ginseng.rtl.jobs import KEY_SETUP_CYCLES, Job, Result, bind_ports, job_beats
 
-KEY_SETUP_CYCLES = 24
 _NAMES = [field.name for field in fields(Ports)]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One message as it left the core: its bytes, the verdict, and the tag (16 zero bytes when reading)."""
-
-    data: bytes
-    ok: bool
-    tag: bytes
-
-
-@dataclass(frozen=True)
-class Job:
-    """One burst under a key of its own."""
-
-    key: bytes
-    nonce: bytes  # tensor, version and burst, 12 bytes
-    encrypt: bool
-    aad: Sequence[bytes]
-    data: Sequence[bytes]
-    tag: bytes = bytes(16)
 
 
 class Driver:
@@ -161,23 +140,3 @@ class Driver:
                     loaded, loading = loaded + 1, False
         await self.drain()
         return self.results[first:]
-
-
-def bind_ports(region: int, nonce: bytes, slot: int, readable: int = 0) -> Ports:
-    """The region port's signals for a binding."""
-    tensor, version = int.from_bytes(nonce[:4], "big"), int.from_bytes(nonce[4:8], "big")
-    return Ports(
-        bind_valid=1,
-        bind_enable=1,
-        bind_region=region,
-        bind_tensor=tensor,
-        bind_version=version,
-        bind_next=readable,
-        bind_slot=slot,
-    )
-
-
-def job_beats(job: Job, region: int) -> list[Ports]:
-    """Beats of a job; a tag of other than 16 bytes is offered as that many bytes."""
-    burst = int.from_bytes(job.nonce[8:], "big")
-    return message_beats(encrypt=job.encrypt, region=region, burst=burst, aad=job.aad, data=job.data, tag=job.tag)
