@@ -1,0 +1,15 @@
+"""Opacus, ghost clipping: norms from activations and output gradients, then a second backward pass."""
+
+from benchmarks.cases import Case, Prepared
+from benchmarks.peers import _opacus
+from benchmarks.peers._opacus import unavailable, versions
+
+__all__ = ["PRECISION", "PRIVATE", "training", "unavailable", "versions"]
+
+PRECISION = "float32"
+PRIVATE = True
+
+
+def training(case: Case) -> Prepared:
+    """One step of DP-SGD."""
+    return _opacus.training(case, "ghost")
