@@ -6,6 +6,7 @@ A peer is a module in `benchmarks/peers/`, found by listing that folder, with
     PRIVATE = True                                           # optional: it clips each example and adds noise
     def versions() -> dict[str, str]
     def unavailable() -> str | None                          # optional: why it cannot run here
+    def facts(case, peer, run) -> dict[str, int]             # optional: what it can tell of a run, e.g. its operators
 
 and one function for each task it takes part in, whose callable processes the case's batch once:
 
@@ -47,6 +48,20 @@ class BenchmarkError(PrivlibError):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What `compare` found, by peer, and the peers' modules.
+
+    throughput: images per second, one value a round; values of one round belong together. peak_bytes: of the process.
+    facts: what some peers tell of their runs.
+    """
+
+    throughput: dict[str, list[float]]
+    peak_bytes: dict[str, int]
+    facts: dict[str, dict[str, int]]
+    modules: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Effort:
     """How much is measured: rounds of turns, and the least time of a turn in seconds."""
 
@@ -83,11 +98,8 @@ def peers(task: str, only: Collection[str] | None = None) -> dict[str, Any]:
     return found
 
 
-def compare(case: Case, task: str, effort: Effort, only: Collection[str] | None = None) -> dict[str, list[float]]:
-    """Measure every peer (of those in `only`, if given) on one case: throughput, peak memory, agreement, versions.
-
-    Returns:
-        Images per second of each peer, one value a round; values of one round belong together.
+def compare(case: Case, task: str, effort: Effort, only: Collection[str] | None = None) -> Measured:
+    """Measure every peer (of those in `only`, if given) on one case; record throughput, memory, agreement, versions.
 
     Raises:
         BenchmarkError: a peer fails, or its output differs from the reference by more than its precision allows.
@@ -103,13 +115,16 @@ def compare(case: Case, task: str, effort: Effort, only: Collection[str] | None 
             for name, process in running.items():
                 seconds = process.turn(iterations[name])
                 rates[name].append(case.batch_size * len(seconds) / sum(seconds))
+        peaks, facts = {}, {}
         for name, process in running.items():
             record.samples(f"{case.row}/{name}/throughput", rates[name], "images/s", higher_is_better=True)
-            process.ask({"do": "memory"})
-            peak = process.answer()["peak_bytes"]
-            record.metric(f"{case.row}/{name}/peak_memory", peak, "bytes", nature="memory", higher_is_better=False)
+            peaks[name] = process.reply({"do": "memory"})["peak_bytes"]
+            facts[name] = process.reply({"do": "facts"})
+            record.metric(
+                f"{case.row}/{name}/peak_memory", peaks[name], "bytes", nature="memory", higher_is_better=False
+            )
     _log(f"{case.row}: " + ", ".join(f"{name} {median(values):.0f}" for name, values in rates.items()) + " images/s")
-    return rates
+    return Measured(rates, peaks, facts, modules)
 
 
 def _prepare(case: Case, running: Mapping[str, "_Process"]) -> None:
@@ -160,10 +175,13 @@ class _Process:
         content: dict[str, Any] = json.loads(line)
         return content
 
+    def reply(self, request: Mapping[str, object]) -> dict[str, Any]:
+        self.ask(request)
+        return self.answer()
+
     def turn(self, iterations: int) -> list[float]:
         time.sleep(_SETTLE_SECONDS)
-        self.ask({"do": "turn", "iterations": iterations})
-        seconds: list[float] = self.answer()["seconds"]
+        seconds: list[float] = self.reply({"do": "turn", "iterations": iterations})["seconds"]
         return seconds
 
     def end(self) -> None:

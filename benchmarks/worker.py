@@ -6,6 +6,7 @@ answers are lines of JSON:
     {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output
     {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one that does not count
     {"do": "memory"}                    -> {"peak_bytes": ...}                       since the preparation ended
+    {"do": "facts"}                     -> {"operators": ..., ...}                   what the peer can tell of its run
 """
 
 import importlib
@@ -42,8 +43,10 @@ def main(peer: str, task: str, folder: Path) -> None:
             if request["iterations"] > 1:
                 run()
             answer = {"seconds": [_timed(run) for _ in range(request["iterations"])]}
-        else:
+        elif request["do"] == "memory":
             answer = {"peak_bytes": _peak_bytes()}
+        else:
+            answer = module.facts(case, module.__name__, run) if hasattr(module, "facts") else {}
         answers.write(json.dumps(answer) + "\n")
 
 

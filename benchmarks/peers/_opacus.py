@@ -21,6 +21,30 @@ def versions() -> dict[str, str]:
 
 def training(case: Case, mode: str) -> Prepared:
     """One step in a grad sample mode: "hooks", "ew", "functorch", or "ghost" (norms without gradients, two passes)."""
+    model, backward, optimizer = _parts(case, mode)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        backward()
+        optimizer.step()
+
+    return Prepared(_clipped_sum(case, model, optimizer, step), step)
+
+
+def accumulation(case: Case) -> Prepared:
+    """Ghost clipping leaves the clipped sum where PyTorch's gradients are."""
+    model, backward, optimizer = _parts(case, "ghost")
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        backward()
+
+    run()
+    return Prepared({name: p.grad.numpy().copy() for name, p in model.named_parameters()}, run)
+
+
+def _parts(case: Case, mode: str) -> tuple[Any, Callable[[], None], Any]:
+    """The model, its forward and backward passes through Opacus's module, and Opacus's optimizer."""
     import torch
     from opacus.grad_sample.utils import prepare_module
     from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
@@ -41,13 +65,7 @@ def training(case: Case, mode: str) -> Prepared:
     criterion: Any = torch.nn.CrossEntropyLoss()
     if ghost:
         criterion = DPLossFastGradientClipping(module, optimizer, criterion)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        criterion(module(images), labels).backward()
-        optimizer.step()
-
-    return Prepared(_clipped_sum(case, model, optimizer, step), step)
+    return model, lambda: criterion(module(images), labels).backward(), optimizer
 
 
 def _clipped_sum(case: Case, model: Any, optimizer: Any, step: Callable[[], object]) -> dict[str, Any]:

@@ -44,6 +44,22 @@ def training(
     return Prepared(applied_gradient(model, optimizer, step), step)
 
 
+def facts(case: Case, peer: str, run: Callable[[], object]) -> dict[str, int]:
+    """How many PyTorch operators one run calls."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    with Counter() as counter:
+        run()
+    return {"operators": counter.calls}
+
+
 def batch(case: Case, channels_last: bool = False) -> tuple["torch.nn.Module", "torch.Tensor", "torch.Tensor"]:
     """The case's model in training mode, images and labels."""
     import torch
