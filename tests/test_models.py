@@ -38,10 +38,14 @@ def mobilenet_convolutions(image: int) -> Iterator[tuple[int, int, int, int]]:
     """Table 1 of Howard et al. 2017."""
     side, width = image // 2, 32
     yield side, 3, 3, 32
-    for channels, stride in [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)] + [(512, 1)] * 5 + [
-        (1024, 2),
-        (1024, 1),
-    ]:
+    for channels, stride in (
+        [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]
+        + [(512, 1)] * 5
+        + [
+            (1024, 2),
+            (1024, 1),
+        ]
+    ):
         side //= stride
         yield side, 3, 1, width
         yield side, 1, width, channels

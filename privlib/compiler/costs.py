@@ -1,7 +1,7 @@
 """The cost model: estimated core cycles of each kernel family for a shape, from which the kernel is chosen (no
 measuring, no tuning)."""
 
-from privlib.compiler.kernels import winograd
+from privlib.compiler.kernels import winograd, winograd_gradient
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
@@ -10,6 +10,7 @@ FMA_PER_CYCLE = 2  # vector fused multiply-adds a core of x86-64-v3 or v4 retire
 # instructions going in, 200 coming out, two a cycle.
 INPUT_TRANSFORM_CYCLES = 150
 OUTPUT_TRANSFORM_CYCLES = 100
+DIRECT_SHARE = 0.8  # of the peak that the direct weight gradient reaches
 
 
 def direct_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
@@ -38,22 +39,39 @@ def choose_conv(machine: Machine, dtype: str, shape: Conv2d) -> str:
     return "direct"
 
 
-def gram_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
-    """Two symmetric Gram matrices, half of each, and the shifted views of one of them."""
+def direct_weight_cycles(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> float:
+    """Register-tiled weight gradient: products at a share of the peak, and every example's weights on the way out."""
     lanes = machine.lanes(dtype)
-    positions, pixels = shape.out_height * shape.out_width, shape.height * shape.width
+    vectors = shape.groups * -(-(shape.c_out // shape.groups) // lanes)
+    taps = shape.kernel[0] * shape.kernel[1] * shape.c_in // shape.groups
+    products = shape.batch * shape.out_height * shape.out_width * taps * vectors / FMA_PER_CYCLE
+    return products / DIRECT_SHARE + (0 if mode == "summed" else shape.batch * taps * vectors * 2)
+
+
+def choose_weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> str:
+    """ "winograd" or "direct", for a mode of `weight_gradient`."""
+    if not winograd_gradient.applies(shape):
+        return "direct"
+    fast = winograd_gradient.cycles(machine, dtype, shape, mode)
+    return "winograd" if fast < direct_weight_cycles(machine, dtype, shape, mode) else "direct"
+
+
+def gram_cycles(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> float:
+    """Two symmetric Gram matrices, half of each, and the shifted views of one of them, for every example."""
+    lanes = machine.lanes(dtype)
+    positions, pixels = views * shape.out_height * shape.out_width, views * shape.height * shape.width
     products = (pixels**2 * shape.c_in + positions**2 * shape.c_out) / 2
     additions = shape.kernel[0] * shape.kernel[1] * positions**2 / 2
-    return shape.batch * (products / FMA_PER_CYCLE + additions) / lanes
+    return shape.batch // views * (products / FMA_PER_CYCLE + additions) / lanes
 
 
-def choose_norm(machine: Machine, dtype: str, shape: Conv2d) -> str:
-    """"goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
+def choose_norm(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> str:
+    """ "goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
     if shape.groups > 1:
         return "instantiate"
-    if shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1):
+    if shape.out_height * shape.out_width == views == 1 and shape.kernel == (1, 1):
         return "goodfellow"
-    lanes = machine.lanes(dtype)
-    weights = shape.kernel[0] * shape.kernel[1] * shape.c_in * shape.c_out
-    instantiate = shape.flops / 2 / lanes / FMA_PER_CYCLE + shape.batch * weights / lanes
-    return "gram" if gram_cycles(machine, dtype, shape) < instantiate else "instantiate"
+    family = choose_weight_gradient(machine, dtype, shape, "kept") if views == 1 else "direct"
+    cycles = {"winograd": winograd_gradient.cycles, "direct": direct_weight_cycles}[family]
+    instantiate = cycles(machine, dtype, shape, "kept")
+    return "gram" if gram_cycles(machine, dtype, shape, views) < instantiate else "instantiate"

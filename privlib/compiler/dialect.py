@@ -16,6 +16,7 @@ from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.norm import GroupNorm
 from privlib.compiler.kernels.pool import Pool2d
 from privlib.compiler.kernels.shapes import Conv2d
+from privlib.compiler.kernels.weight_gradient import gradient_shape
 
 Attributes = Mapping[str, Any]
 
@@ -112,6 +113,22 @@ def _infer_weight_sum(args: Sequence[relax.Expr], a: Attributes) -> Shape:
     return (*weight, *shape.kernel) if "kernel" in a else weight
 
 
+def kept_shape(x: Sequence[int], g: Sequence[int], a: Attributes) -> Shape:
+    """One example's gradient as it is kept: (taps, input channels of a group, output channels)."""
+    return gradient_shape(site_shape(x, g, a))
+
+
+def _infer_kept(args: Sequence[relax.Expr], a: Attributes) -> list[Shape]:
+    examples = shape_of(args[0])[0] // int(a["views"])
+    return [(examples,), (examples, *kept_shape(shape_of(args[0]), shape_of(args[1]), a))]
+
+
+def _infer_kept_sum(args: Sequence[relax.Expr], a: Attributes) -> Shape:
+    c_in, c_out = shape_of(args[0])[2:]
+    kernel = tuple(int(v) for v in a["kernel"])
+    return (c_out, c_in, *kernel)
+
+
 def _infer_norm_gradient(args: Sequence[relax.Expr], a: Attributes) -> list[Shape]:
     norm = norm_shape(shape_of(args[0]), a)
     return [norm.shape, (norm.rows, norm.shape[-1]), (norm.rows, norm.shape[-1])]
@@ -125,7 +142,10 @@ _register("pool2d_gradient", lambda args, _: shape_of(args[0]))
 _register("spatial_mean_gradient", lambda _, a: tuple(int(v) for v in a["input"]))
 _register("position_sums", lambda args, _: (shape_of(args[0])[0], shape_of(args[0])[-1]))
 _register("row_squares", lambda args, _: shape_of(args[0])[:1])
-_register("weight_norm", lambda args, _: shape_of(args[0])[:1])
+_register("weight_norm", lambda args, a: (shape_of(args[0])[0] // int(a["views"]),))
+_register("weight_norm_kept", _infer_kept)
+_register("kept_sum", _infer_kept_sum)
+_register("repeat", lambda args, a: (shape_of(args[0])[0] * int(a["views"]),))
 _register("clip", lambda args, _: [shape_of(args[0]), shape_of(args[0])])
 _register("weight_sum", _infer_weight_sum)
 _register("factor_sum", lambda args, _: shape_of(args[0])[1:])
@@ -143,13 +163,17 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     spatial_mean(x)
 
     and of a training step, with g the gradient of an output:
-    cross_entropy(logits, labels) → (losses, gradient)
+    cross_entropy(logits, labels): scale → (losses, their gradient times scale)
     conv2d_data_gradient(g, weight): conv2d's, and input (a shape); dense_data_gradient(g, weight)
     norm_gradient(x, gamma, g) → (dx, dgamma and dbeta of each row)
     pool2d_gradient(x, g); spatial_mean_gradient(g): input
     position_sums(g) (batch, channels); row_squares(v) (batch,)
-    weight_norm(x, g): strategy, and for a convolution kernel and conv2d's → squared norm of each example's gradient
+    weight_norm(x, g): strategy, parameter, views, and for a convolution kernel and conv2d's → squared norm of each
+        example's gradient, an example being `views` consecutive rows
+    weight_norm_kept(x, g): as weight_norm → (squared norms, gradients (examples, taps, input channels, output channels))
     clip(squares…, mask): clipping, bound → (squared norms, factors)
     weight_sum(x, g, factors): as weight_norm → weighted sum, shaped as the weight; factor_sum(v, factors) (channels,)
+    kept_sum(gradients, factors): kernel → weighted sum (output channels, input channels, *kernel)
+    repeat(factors): views → every factor `views` times
     """
     return relax.Call(ir.Op.get(f"privlib.{name}"), list(args), tvm.ir.make_node("ir.DictAttrs", **attributes))

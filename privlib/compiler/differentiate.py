@@ -1,7 +1,8 @@
 """Reverse mode with per-example clipping: one pass forward, one back, every example's gradient clipped and summed.
 
 The result is main(input, labels int64 (B,), mask (B,) of 0 and 1, parameters…) →
-(losses (B,), squared gradient norms (B,), factors (B,), the weighted gradient sum of each trainable parameter…).
+(losses (B,), squared gradient norms (B,), factors (B,), the weighted gradient sum of each trainable parameter…);
+without clipping there are no norms, the factors are the mask.
 
 The data path is differentiated once. Where a parameter is used, the pair (input, output gradient) is kept – never an
 example's gradient – and serves twice: for the squared norm of each example's gradient (`weight_norm`, the custom
@@ -9,6 +10,7 @@ operator after Goodfellow 2015), and, once all norms have given the clip factors
 (`weight_sum`). The number of operators does not depend on the batch (book-keeping, Bu et al. 2023, arXiv 2210.00038).
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +29,8 @@ _BY_OUTPUT, _BY_INPUT = ("relu", "relu6", "tanh", "sigmoid"), ("gelu", "gelu_tan
 
 @dataclass(frozen=True)
 class Clipping:
-    """kind: "flat", "normalize" or "none"; bound: the norm to clip to."""
+    """kind: "flat", "normalize", or "none": no norm is taken, every example counts as the mask says; bound: the norm to
+    clip to."""
 
     kind: str = "none"
     bound: float = 1.0
@@ -38,25 +41,30 @@ class Site:
     """A use of one parameter: how to get each example's squared gradient norm, and the weighted sum."""
 
     parameter: relax.Var
-    squares: relax.Expr
+    squares: relax.Expr | None
     sum_name: str
     operands: list[relax.Expr]
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def differentiate(module: tvm.IRModule, frozen: Collection[str] = (), clipping: Clipping | None = None) -> tvm.IRModule:
+def differentiate(
+    module: tvm.IRModule, frozen: Collection[str] = (), clipping: Clipping | None = None, views: int = 1
+) -> tvm.IRModule:
     """The pass. `frozen` names function parameters that get no gradient and count for no norm.
+
+    `views` consecutive rows of the input are views of one example: labels and losses have a row for each of them, and
+    an example's gradient is the mean of theirs, taken before the norm; mask, norms and factors have a row an example.
 
     Raises CompileError for a trainable parameter used twice, or where no example's gradient can be told from another's;
     UnsupportedOperatorError for an operator without a gradient.
     """
     live = relax.transform.DeadCodeElimination()(module)
-    return _Differentiator(live["main"], frozenset(frozen), clipping or Clipping()).run()
+    return _Differentiator(live["main"], frozenset(frozen), clipping or Clipping(), views).run()
 
 
 class _Differentiator:
-    def __init__(self, main: relax.Function, frozen: frozenset[str], clipping: Clipping) -> None:
-        self.main, self.frozen, self.clipping = main, frozen, clipping
+    def __init__(self, main: relax.Function, frozen: frozenset[str], clipping: Clipping, views: int) -> None:
+        self.main, self.frozen, self.clipping, self.views = main, frozen, clipping, views
         self.builder = relax.BlockBuilder()
         self.values: dict[relax.Var, relax.Expr] = {}
         self.gradients: dict[relax.Var, relax.Expr] = {}
@@ -70,14 +78,16 @@ class _Differentiator:
         self.values.update(zip(self.main.params, [source, *parameters], strict=True))
         self.by_examples = {self.main.params[0]}
         labels = relax.Var("labels", relax.TensorType((self.batch,), "int64"))
-        mask = relax.Var("mask", relax.TensorType((self.batch,), dtype_of(source)))
+        mask = relax.Var("mask", relax.TensorType((self.batch // self.views,), dtype_of(source)))
         bindings = [binding for block in self.main.body.blocks for binding in block.bindings]
         with self.builder.function("main", [source, labels, mask, *parameters], attrs={"num_input": 3}):
             with self.builder.dataflow():
                 for binding in bindings:
                     self.follow_examples(binding)
                     self.values[binding.var] = self.builder.emit(self.forward(binding.value))
-                losses, start = self.pair(self.emit("cross_entropy", [self.values[self.main.body.body], labels]))
+                losses, start = self.pair(
+                    self.emit("cross_entropy", [self.values[self.main.body.body], labels], scale=1 / self.views)
+                )
                 self.gradients[self.main.body.body] = start
                 for binding in reversed(bindings):
                     if binding.var in self.gradients:
@@ -202,7 +212,7 @@ class _Differentiator:
         kernel = list(shape_of(call.args[1])[2:])
         self.weight_site(call.args[1], x, g, {"kernel": kernel, **attributes})
         if call.attrs["bias"]:
-            self.vector_site(call.args[2], self.emit("position_sums", [g]))
+            self.vector_site(call.args[2], g)
         if self.wants_gradient(call.args[0]):
             args = [g, self.get(call.args[1])]
             gradient = self.emit("conv2d_data_gradient", args, **attributes, input=list(shape_of(x)))
@@ -212,7 +222,7 @@ class _Differentiator:
         g = self.before_epilogue(call, result, g)
         self.weight_site(call.args[1], self.get(call.args[0]), g, {})
         if call.attrs["bias"]:
-            self.vector_site(call.args[2], self.summed_positions(g))
+            self.vector_site(call.args[2], g)
         if self.wants_gradient(call.args[0]):
             self.add_gradient(call.args[0], self.emit("dense_data_gradient", [g, self.get(call.args[1])]))
 
@@ -222,30 +232,40 @@ class _Differentiator:
         args = [self.get(call.args[0]), self.get(call.args[1]), g]
         dx, *rows = self.pair(self.emit("norm_gradient", args, **attributes))
         for parameter, each in zip(call.args[1:3], rows, strict=True):
-            self.vector_site(parameter, self.summed_positions(each))
+            self.vector_site(parameter, each)
         self.add_gradient(call.args[0], dx)
 
     def split(self, value: relax.Expr) -> relax.Expr:
-        """(batch, …) as it is; (batch·positions, channels) → (batch, positions, channels)."""
+        """(rows, …, channels), `rows` a multiple of the number of examples → one row an example, its positions next."""
         shape = shape_of(value)
-        if shape[0] == self.batch:
+        examples = self.batch // self.views
+        if shape[0] == examples:
             return value
-        return self.builder.emit(relax.op.reshape(value, (self.batch, shape[0] // self.batch, *shape[1:])))
+        positions = math.prod(shape[:-1]) // examples
+        return self.builder.emit(relax.op.reshape(value, (examples, positions, shape[-1])))
 
     def summed_positions(self, rows: relax.Expr) -> relax.Expr:
-        """(batch, …, channels) or (batch·positions, channels) → (batch, channels)."""
+        """(rows, …, channels) → (examples, channels)."""
         split = self.split(rows)
         return split if len(shape_of(split)) == 2 else self.emit("position_sums", [split])
 
     def weight_site(self, parameter: relax.Expr, x: relax.Expr, g: relax.Expr, attributes: Mapping[str, Any]) -> None:
-        if self.trainable(parameter):
-            pair = [self.split(x), self.split(g)]
-            squares = self.emit("weight_norm", pair, strategy="auto", **attributes)
-            self.add_site(Site(parameter, squares, "weight_sum", pair, dict(attributes)))
+        if not self.trainable(parameter):
+            return
+        convolution = "kernel" in attributes
+        pair = [x, g] if convolution else [self.split(x), self.split(g)]
+        attributes = {**attributes, "views": self.views if convolution else 1}
+        squares = None
+        if self.clipping.kind != "none":
+            squares = self.emit("weight_norm", pair, strategy="auto", parameter=str(parameter.name), **attributes)
+        self.add_site(Site(parameter, squares, "weight_sum", pair, dict(attributes)))
 
     def vector_site(self, parameter: relax.Expr, rows: relax.Expr) -> None:
+        """rows (…, channels): the gradient of a vector, position by position."""
         if self.trainable(parameter):
-            self.add_site(Site(parameter, self.emit("row_squares", [rows]), "factor_sum", [rows]))
+            summed = self.summed_positions(rows)
+            squares = None if self.clipping.kind == "none" else self.emit("row_squares", [summed])
+            self.add_site(Site(parameter, squares, "factor_sum", [summed]))
 
     def trainable(self, parameter: relax.Expr) -> bool:
         if not isinstance(parameter, relax.Var) or parameter not in set(self.main.params[1:]):
@@ -272,11 +292,16 @@ class _Differentiator:
             raise CompileError(f"parameters {names} are trainable but the loss does not depend on them; freeze them")
         if not order:
             raise CompileError("no parameter is trainable; set requires_grad on what should be trained")
-        squares = [self.sites[p].squares for p in order]
-        clip = self.emit("clip", [*squares, mask], clipping=self.clipping.kind, bound=float(self.clipping.bound))
-        norms, factors = self.pair(clip)
-        sums = []
+        norms, factors = [], mask
+        if self.clipping.kind != "none":
+            squares = [self.sites[p].squares for p in order]
+            clip = self.emit("clip", [*squares, mask], clipping=self.clipping.kind, bound=float(self.clipping.bound))
+            *norms, factors = self.pair(clip)
+        sums, by_image = [], factors
+        if self.views > 1 and any("kernel" in self.sites[p].attributes for p in order):
+            by_image = self.emit("repeat", [factors], views=self.views)
         for parameter in order:
             site = self.sites[parameter]
-            sums.append(self.emit(site.sum_name, [*site.operands, factors], **site.attributes))
-        return [norms, factors, *sums]
+            own = by_image if "kernel" in site.attributes else factors
+            sums.append(self.emit(site.sum_name, [*site.operands, own], **site.attributes))
+        return [*norms, factors, *sums]

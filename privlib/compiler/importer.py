@@ -1,7 +1,7 @@
 """PyTorch → Relax: torch.export, a check that every operator is one the passes know, then TVM's own importer."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,12 @@ def import_model(model: torch.nn.Module, batch_size: int, input_shape: Sequence[
         custom_convert_map={"native_group_norm.default": _group_norm},
     )
     main = module["main"]
-    names = program.graph_signature.inputs_to_parameters
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     arrays = [np.asarray(value.numpy()) for value in main.attrs["params"]] if "params" in main.attrs else []
     hints = [str(variable.name) for variable in main.params[1:]]
     parameters = {names.get(hint, hint): array for hint, array in zip(hints, arrays, strict=True)}
-    lifted, constants = _constants_to_parameters(main)
+    lifted, constants = _constants_to_parameters(main, names)
     return Imported(tvm.IRModule({"main": lifted}), {**parameters, **constants})
 
 
@@ -82,8 +83,14 @@ def _group_norm(node: torch.fx.Node, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.nn.group_norm(x, gamma, beta, groups, 1, axes, epsilon))
 
 
-def _constants_to_parameters(main: relax.Function) -> tuple[relax.Function, dict[str, np.ndarray]]:
-    """Append every tensor constant (such as running statistics) to the parameters: code depends on shapes alone."""
+def _constants_to_parameters(
+    main: relax.Function, names: Mapping[str, str]
+) -> tuple[relax.Function, dict[str, np.ndarray]]:
+    """Append every tensor constant (such as running statistics) to the parameters: code depends on shapes alone.
+
+    Parameters get their `state_dict` names, so that messages name what the user knows.
+    """
+    renamed = {p: relax.Var(names.get(str(p.name), str(p.name)), p.ty) for p in main.params}
     found: dict[str, np.ndarray] = {}
     variables: list[relax.Var] = []
 
@@ -98,10 +105,13 @@ def _constants_to_parameters(main: relax.Function) -> tuple[relax.Function, dict
 
     @relax.expr_functor.mutator
     class Substitution(relax.PyExprMutator):
+        def visit_var_(self, variable: relax.Var) -> relax.Expr:
+            return renamed.get(variable, variable)
+
         def visit_call_(self, call: relax.Call) -> relax.Expr:
             return relax.Call(
                 call.op, [substitute(self.visit_expr(arg)) for arg in call.args], call.attrs, call.ty_args
             )
 
     body = Substitution().visit_expr(main.body)
-    return relax.Function([*main.params, *variables], body, main.ret_ty), found
+    return relax.Function([*renamed.values(), *variables], body, main.ret_ty), found

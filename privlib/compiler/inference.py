@@ -1,15 +1,13 @@
 """compile_inference: PyTorch model → native code, checked against eager PyTorch, cached by content."""
 
-import hashlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import tvm
 
-from privlib.compiler import pipeline
+from privlib.compiler import library, pipeline
 from privlib.compiler.canonicalize import canonicalize
 from privlib.compiler.errors import CompileError, VerificationError
 from privlib.compiler.fuse import fuse
@@ -17,8 +15,6 @@ from privlib.compiler.importer import import_model
 from privlib.compiler.lower import lower
 from privlib.compiler.separable import join_separable
 from privlib.compiler.target import Machine, machine, runs_here
-from privlib.files import atomic_path, cache_dir
-from privlib.trusted import artifact as format
 from privlib.trusted import runtime
 from privlib.trusted.model import CompiledModel
 
@@ -60,9 +56,9 @@ def compile_inference(
         raise CompileError(f"this CPU cannot run {cpu.level}, so the result could not be checked; use target='native'")
     imported = import_model(model, batch_size, input_shape)
     stages = _passes(imported.module, cpu)
-    library, _ = build_library(stages["planned"], cpu)
+    path, _ = library.build_library(stages["planned"], cpu)
     output_shape = tuple(int(extent) for extent in stages["planned"]["main"].ret_ty.shape)[1:]
-    packed = _pack(library, cpu, list(imported.parameters.values()))
+    packed = _pack(path, cpu, list(imported.parameters.values()))
     facts = {
         "kind": "inference",
         "level": cpu.level,
@@ -72,41 +68,10 @@ def compile_inference(
         "dtype": "float32",
         "memory": {"activation_bytes": pipeline.planned_bytes(stages["planned"])},
     }
-    digest = _digest(library, packed)
-    path = cache_dir("artifacts") / digest
-    compiled = CompiledModel(_cached(path, library, packed, facts))
-    verified = library.with_suffix(".verified")  # written after the check, so that a killed process leaves none
-    if not verified.exists():
-        try:
-            verify(model, compiled)
-        except CompileError:
-            library.unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
-            raise
-        verified.touch()
+    artifact = library.cached_artifact(path, [(f"packed{i}", array) for i, array in enumerate(packed)], facts)
+    compiled = CompiledModel(artifact)
+    library.verify_once(path, artifact, lambda: verify(model, compiled))
     return compiled
-
-
-def _cached(path: Path, library: Path, packed: Sequence[np.ndarray], facts: Mapping[str, object]) -> format.Artifact:
-    """The artifact at `path`, written if it is not there or is damaged."""
-    try:
-        return format.read(path)
-    except format.ArtifactError:
-        shutil.rmtree(path, ignore_errors=True)
-        format.write(path, library, [(f"packed{i}", array) for i, array in enumerate(packed)], facts)
-        return format.read(path)
-
-
-def build_library(planned: tvm.IRModule, cpu: Machine) -> tuple[Path, bool]:
-    """Compile a planned module to a shared library in the cache; returns its path and whether it was built now."""
-    key = _content_key(planned, cpu)
-    path = cache_dir("libraries") / f"{key}.so"
-    if path.is_file():
-        return path, False
-    executable = pipeline.build(planned, cpu)
-    with atomic_path(path) as temporary:
-        executable.export_library(str(temporary))
-    return path, True
 
 
 def verify(model: torch.nn.Module, compiled: CompiledModel, seed: int = 0) -> float:
@@ -144,21 +109,7 @@ def verify(model: torch.nn.Module, compiled: CompiledModel, seed: int = 0) -> fl
     return difference
 
 
-def _pack(library: Path, cpu: Machine, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _pack(code: Path, cpu: Machine, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Run the lifted function once: parameters in PyTorch's layouts → what main takes."""
-    transform = runtime.virtual_machine(library, cpu.level)["main_transform_params"]
+    transform = runtime.virtual_machine(runtime.load_code(code, cpu.level))["main_transform_params"]
     return [packed.numpy() for packed in transform([tvm.runtime.tensor(array) for array in parameters])]
-
-
-def _content_key(module: tvm.IRModule, cpu: Machine) -> str:
-    """Hash of all that decides the machine code: the printed module (it holds no constants), the CPU level, TVM's
-    version."""
-    return hashlib.sha256(f"{tvm.__version__} {cpu}\n{module.script()}".encode()).hexdigest()[:32]
-
-
-def _digest(library: Path, packed: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256(library.read_bytes())
-    for array in packed:
-        digest.update(str((array.dtype, array.shape)).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:32]

@@ -7,6 +7,7 @@ function and they run once; in training they run once a step.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -14,36 +15,76 @@ from tvm import relax
 
 from privlib.compiler import costs, dialect, lower_gradients
 from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
-from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, winograd
+from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, update, winograd
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
+from privlib.compiler.kernels.noise import NoiseGrid
 from privlib.compiler.kernels.shapes import Conv2d
+from privlib.compiler.kernels.update import Flat
 from privlib.compiler.target import Machine
 
 
-def lower(module: tvm.IRModule, machine: Machine) -> tvm.IRModule:
-    """The pass: main in the dialect → main of call_tir, with the kernels beside it in the module."""
-    return Lowering(module["main"], machine).run()
+def lower(module: tvm.IRModule, machine: Machine, fold: "Fold | None" = None) -> tvm.IRModule:
+    """The pass: main in the dialect → main of call_tir, with the kernels beside it in the module.
+
+    With `fold`, what main returns from its position `first` on is added to sums that live outside: main takes two more
+    arguments, rejected int64 (1,) and the sums, changes both and returns them in the place of what it added.
+    """
+    return Lowering(module["main"], machine, fold).run()
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Sums kept between calls (see `kernels.update.fold`)."""
+
+    first: int
+    flat: Flat
+    grid: NoiseGrid | None
 
 
 class Lowering:
     """The state of the pass, and a method for each operator of inference; `lower_gradients` has those of training."""
 
-    def __init__(self, main: relax.Function, machine: Machine) -> None:
-        self.main, self.machine, self.builder = main, machine, relax.BlockBuilder()
+    def __init__(self, main: relax.Function, machine: Machine, fold: Fold | None) -> None:
+        self.main, self.machine, self.fold, self.builder = main, machine, fold, relax.BlockBuilder()
         self.values: dict[relax.Var, relax.Expr] = {}
 
     def run(self) -> tvm.IRModule:
         parameters = [relax.Var(p.name, p.ty) for p in self.main.params]
         self.values.update(zip(self.main.params, parameters, strict=True))
-        with self.builder.function("main", parameters, attrs=dict(self.main.attrs.items())):
+        state: list[relax.Var] = []
+        if self.fold:
+            kind = "int64" if self.fold.grid else "float64"
+            state = [
+                relax.Var("rejected", relax.TensorType((1,), "int64")),
+                relax.Var("sums", relax.TensorType((self.fold.flat.size,), kind)),
+            ]
+        with self.builder.function("main", [*parameters, *state], attrs=dict(self.main.attrs.items())):
             with self.builder.dataflow():
                 for block in self.main.body.blocks:
                     for binding in block.bindings:
                         self.values[binding.var] = self.builder.emit(self.visit(binding.value))
-                output = self.builder.emit_output(self.get(self.main.body.body))
+                result = self.get(self.main.body.body)
+                output = self.builder.emit_output(self.folded(result, state) if self.fold else result)
             self.builder.emit_func_output(output)
         return self.builder.get()
+
+    def folded(self, result: relax.Expr, state: Sequence[relax.Var]) -> relax.Expr:
+        assert self.fold is not None
+        fields = list(self.values_of(result))
+        first, flat = self.fold.first, self.fold.flat
+        added = [self.reshape(value, (math.prod(shape_of(value)),)) for value in fields[first:]]
+        function = update.fold(self.machine, dtype_of(fields[0]), flat, self.fold.grid)
+        kernel, count = self.builder.add_func(function, "fold"), len(added)
+        types = [variable.ty for variable in state]
+        changed = self.builder.emit(relax.op.call_tir_inplace(kernel, [*added, *state], [count, count + 1], types))
+        return relax.Tuple([*fields[:first], *(relax.TupleGetItem(changed, i) for i in range(2))])
+
+    def values_of(self, result: relax.Expr) -> Sequence[relax.Expr]:
+        """The fields of a tuple, or of a variable bound to one."""
+        while isinstance(result, relax.Var):
+            result = self.builder.lookup_binding(result)
+        return list(result.fields)
 
     def get(self, expression: relax.Expr) -> relax.Expr:
         if isinstance(expression, relax.Tuple):

@@ -3,15 +3,26 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import tvm
 from tvm import relax
 
 from privlib.compiler import costs, dialect
 from privlib.compiler.dialect import dtype_of, shape_of
 from privlib.compiler.errors import UnsupportedOperatorError
-from privlib.compiler.kernels import batch, gram, loss, norm_gradient, pool_gradient, weight_gradient
+from privlib.compiler.kernels import (
+    batch,
+    gram,
+    loss,
+    norm_gradient,
+    pool_gradient,
+    strided_gradient,
+    weight_gradient,
+    winograd_gradient,
+)
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
 from privlib.compiler.kernels.shapes import Conv2d
+from privlib.compiler.target import Machine
 
 if TYPE_CHECKING:
     from privlib.compiler.lower import Lowering
@@ -21,7 +32,7 @@ Operands = Sequence[relax.Expr]
 
 def cross_entropy(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
     rows, classes = shape_of(args[0])
-    function = loss.cross_entropy(self.machine, dtype_of(args[0]), rows, classes)
+    function = loss.cross_entropy(self.machine, dtype_of(args[0]), rows, classes, float(call.attrs["scale"]))
     return self.call_kernels("cross_entropy", function, args, [(rows,), (rows, classes)])
 
 
@@ -30,6 +41,10 @@ def conv2d_data_gradient(self: "Lowering", args: Operands, call: relax.Call) -> 
     g, weight = args
     out, a = shape_of(call), call.attrs
     shape = dialect.conv_shape(out, shape_of(weight), a)
+    if shape.stride != (1, 1) and strided_gradient.applies(shape):
+        packed = self.pack(f"pack_strided_{_size(shape)}", strided_gradient, shape, weight)
+        function = strided_gradient.data_gradient(self.machine, dtype_of(g), shape)
+        return self.call_kernel(f"strided_gradient_{_size(shape)}", function, [g, packed], out)
     flipped = _flip(self, weight, shape)
     height, width = shape.out_height, shape.out_width
     if shape.stride != (1, 1):
@@ -105,11 +120,9 @@ def _as_images(self: "Lowering", args: Operands, shape: Conv2d) -> list[relax.Ex
 
 
 def weight_norm(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
-    machine, dtype = self.machine, dtype_of(args[0])
+    machine, dtype, views = self.machine, dtype_of(args[0]), int(call.attrs["views"])
     shape = dialect.site_shape(shape_of(args[0]), shape_of(args[1]), call.attrs)
-    strategy = str(call.attrs["strategy"])
-    strategy = costs.choose_norm(machine, dtype, shape) if strategy == "auto" else strategy
-    rows, size = (shape.batch,), f"{shape.height}x{shape.width}_{shape.c_in}_{shape.c_out}"
+    strategy, rows = str(call.attrs["strategy"]), shape_of(call)
     if strategy == "goodfellow":
         factors = [
             self.builder.emit(
@@ -119,10 +132,55 @@ def weight_norm(self: "Lowering", args: Operands, call: relax.Call) -> relax.Exp
         ]
         return self.builder.emit(_multiply(self, factors))
     if strategy == "gram":
-        function = gram.squared_norms(machine, dtype, shape)
+        function = gram.squared_norms(machine, dtype, shape, views)
     else:
-        function = weight_gradient.weight_gradient(machine, dtype, shape, "norm")
-    return self.call_kernel(f"weight_norm_{strategy}_{size}", function, _as_images(self, args, shape), rows)
+        function = _gradient_kernel(machine, dtype, shape, "norm", views)
+    return self.call_kernel(f"weight_norm_{strategy}_{_size(shape)}", function, _as_images(self, args, shape), rows)
+
+
+def weight_norm_kept(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
+    machine, dtype, views = self.machine, dtype_of(args[0]), int(call.attrs["views"])
+    shape = dialect.site_shape(shape_of(args[0]), shape_of(args[1]), call.attrs)
+    function = _gradient_kernel(machine, dtype, shape, "kept", views)
+    examples = shape.batch // views
+    # the kernel's outputs are (gradients, norms)
+    kept, norms = (
+        self.builder.emit(relax.TupleGetItem(both, i))
+        for both in [
+            self.builder.emit(
+                self.call_kernels(
+                    f"weight_norm_kept_{_size(shape)}",
+                    function,
+                    _as_images(self, args, shape),
+                    [(examples, *weight_gradient.gradient_shape(shape)), (examples,)],
+                )
+            )
+        ]
+        for i in range(2)
+    )
+    return relax.Tuple([norms, kept])
+
+
+def _gradient_kernel(machine: Machine, dtype: str, shape: Conv2d, mode: str, views: int = 1) -> "tvm.tirx.PrimFunc":
+    """The weight gradient's kernel family: Winograd or direct."""
+    if views == 1 and costs.choose_weight_gradient(machine, dtype, shape, mode) == "winograd":
+        return winograd_gradient.weight_gradient(machine, dtype, shape, mode)
+    return weight_gradient.weight_gradient(machine, dtype, shape, mode, views)
+
+
+def _size(shape: Conv2d) -> str:
+    return f"{shape.height}x{shape.width}_{shape.c_in}_{shape.c_out}"
+
+
+def kept_sum(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
+    kernel = tuple(int(v) for v in call.attrs["kernel"])
+    function = batch.kept_sum(self.machine, dtype_of(args[0]), shape_of(args[0]), (kernel[0], kernel[1]))
+    return self.call_kernel("kept_sum", function, args, shape_of(call))
+
+
+def repeat(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr:
+    function = batch.repeat_rows(self.machine, dtype_of(args[0]), shape_of(args[0])[0], int(call.attrs["views"]))
+    return self.call_kernel("repeat", function, args, shape_of(call))
 
 
 def _multiply(self: "Lowering", factors: Operands) -> relax.Expr:
@@ -143,10 +201,9 @@ def weight_sum(self: "Lowering", args: Operands, call: relax.Call) -> relax.Expr
     if shape.out_height * shape.out_width == 1 and shape.kernel == (1, 1) and "kernel" not in call.attrs:
         return _outer_products(self, x, g, factors, shape_of(call))
     one = weight_gradient.gradient_shape(shape)
-    function = weight_gradient.weight_gradient(machine, dtype, shape, "summed")
+    function = _gradient_kernel(machine, dtype, shape, "summed")
     operands = [*_as_images(self, args[:2], shape), factors]
-    size = f"{shape.height}x{shape.width}_{shape.c_in}_{shape.c_out}"
-    sums = self.builder.emit(self.call_kernel(f"weight_sum_{size}", function, operands, (machine.cores, *one)))
+    sums = self.builder.emit(self.call_kernel(f"weight_sum_{_size(shape)}", function, operands, (machine.cores, *one)))
     weight = (shape.c_out, shape.c_in // shape.groups, *shape.kernel)
     joined = self.builder.emit(self.call_kernel("join_cores", batch.join_cores(machine, dtype, shape), [sums], weight))
     return self.reshape(joined, shape_of(call))
@@ -185,6 +242,9 @@ LOWERINGS = {
     "position_sums": position_sums,
     "row_squares": row_squares,
     "weight_norm": weight_norm,
+    "weight_norm_kept": weight_norm_kept,
+    "kept_sum": kept_sum,
+    "repeat": repeat,
     "clip": clip,
     "weight_sum": weight_sum,
     "factor_sum": factor_sum,

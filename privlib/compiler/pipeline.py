@@ -4,6 +4,7 @@ LLVM is called."""
 import tvm
 from tvm import relax
 
+from privlib.compiler.kernels.builder import SCRATCH_BYTES
 from privlib.compiler.target import Machine
 
 # A reshape of dense memory stays an alias: legalized it would become a copy.
@@ -53,6 +54,13 @@ def planned_bytes(module: tvm.IRModule, function: str = "main") -> int:
 
     relax.analysis.post_order_visit(module[function], visit)
     return total
+
+
+def scratch_bytes(module: tvm.IRModule, machine: Machine) -> int:
+    """Bytes of working memory of the kernel that needs most of it, on all cores: each core keeps its own."""
+    kernels = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    needed = [int(kernel.attrs[SCRATCH_BYTES]) for kernel in kernels if SCRATCH_BYTES in kernel.attrs]
+    return max(needed, default=0) * machine.cores
 
 
 def build(module: tvm.IRModule, machine: Machine) -> "relax.VMExecutable":

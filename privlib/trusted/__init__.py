@@ -3,5 +3,6 @@ compiler."""
 
 from privlib.trusted.artifact import ArtifactError, load
 from privlib.trusted.model import CompiledModel
+from privlib.trusted.training import StepResult, TrainingError, TrainingStep
 
-__all__ = ["ArtifactError", "CompiledModel", "load"]
+__all__ = ["ArtifactError", "CompiledModel", "StepResult", "TrainingError", "TrainingStep", "load"]

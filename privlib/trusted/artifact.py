@@ -1,7 +1,8 @@
 """A compiled model on disk: a folder of manifest.json, library.so and parameters.bin, covered by SHA-256.
 
-manifest.json   format, kind, level (psABI level the code needs), batch_size, input_shape, output_shape, dtype,
-                memory (bytes by name), parameters [{name, dtype, shape, offset}], files {name: {sha256, bytes}}
+manifest.json   format, kind, level (psABI level the code needs), batch_size, input_shape, dtype, memory (bytes by
+                name), parameters [{name, dtype, shape, offset}], files {name: {sha256, bytes}}; for inference
+                output_shape; for training optimizer, privacy, roles (of parameters), strategies, clipping_margin
 library.so      kernels and virtual-machine code
 parameters.bin  packed parameters, raw little-endian, each at a multiple of 64 bytes
 """
@@ -23,6 +24,7 @@ from privlib.errors import PrivlibError
 
 if TYPE_CHECKING:
     from privlib.trusted.model import CompiledModel
+    from privlib.trusted.training import TrainingStep
 
 FORMAT = 1
 ALIGNMENT = 64
@@ -166,27 +168,37 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path | str) -> "CompiledModel":
-    """Load an exported artifact with the TVM runtime alone.
+def load(path: Path | str) -> "CompiledModel | TrainingStep":
+    """Load an exported artifact with the TVM runtime alone: a CompiledModel or a TrainingStep, by its kind.
 
     Raises ArtifactError for anything but an intact artifact whose code this CPU can run.
     """
     from privlib.trusted.model import CompiledModel
+    from privlib.trusted.training import TrainingStep
 
     artifact = read(path)
-    if artifact.manifest.get("kind") != "inference":
-        raise ArtifactError(f"{path}: artifact kind {artifact.manifest.get('kind')!r} is not known to this version")
+    kind = artifact.manifest.get("kind")
+    if kind not in ("inference", "training"):
+        raise ArtifactError(f"{path}: artifact kind {kind!r} is not known to this version")
     _check_facts(Path(path), artifact.manifest)
-    return CompiledModel(artifact)
+    if kind == "inference":
+        return CompiledModel(artifact)
+    try:
+        return TrainingStep(artifact)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{Path(path) / MANIFEST} is malformed ({error!r}); export the model again") from error
 
 
 def _check_facts(folder: Path, manifest: Mapping[str, Any]) -> None:
     try:
-        shapes = [[_natural(extent) for extent in manifest[name]] for name in ("input_shape", "output_shape")]
+        shapes = [[_natural(extent) for extent in manifest["input_shape"]]]
+        if manifest["kind"] == "inference":
+            shapes.append([_natural(extent) for extent in manifest["output_shape"]])
         batch_size, activations = _natural(manifest["batch_size"]), _natural(manifest["memory"]["activation_bytes"])
         if not batch_size or batch_size * max(map(math.prod, shapes)) > MAXIMUM or activations > MAXIMUM:
             raise ValueError(f"batches of {batch_size} examples of {shapes[0]}")
-        if manifest["dtype"] != "float32" or not isinstance(manifest["level"], str):
+        types = ("float32",) if manifest["kind"] == "inference" else ("float32", "float64")
+        if manifest["dtype"] not in types or not isinstance(manifest["level"], str):
             raise ValueError(f"type {manifest['dtype']!r}, level {manifest['level']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is malformed ({error!r}); export the model again") from error

@@ -11,7 +11,7 @@ import numpy as np
 from privlib.errors import PrivlibError
 from privlib.trusted import artifact as format
 from privlib.trusted.artifact import Artifact, ArtifactError
-from privlib.trusted.runtime import tvm_runtime, virtual_machine
+from privlib.trusted.runtime import load_code, tvm_runtime, virtual_machine
 
 
 class InputError(PrivlibError, ValueError):
@@ -42,7 +42,7 @@ class CompiledModel:
         self.dtype, self.level = str(facts["dtype"]), str(facts["level"])
         self.memory = Memory(int(facts["memory"]["activation_bytes"]), sum(p.nbytes for p in artifact.parameters))
         runtime = tvm_runtime()
-        self._main = virtual_machine(artifact.path / format.LIBRARY, self.level)["main"]
+        self._main = virtual_machine(load_code(artifact.path / format.LIBRARY, self.level))["main"]
         self._lock = threading.Lock()  # the virtual machine and the input's memory serve one call at a time
         self._parameters = [runtime.tensor(parameter) for parameter in artifact.parameters]
         self._input = runtime.empty((self.batch_size, *self.input_shape), self.dtype)

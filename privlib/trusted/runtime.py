@@ -61,8 +61,8 @@ def tvm_runtime() -> Any:
             del os.environ[name]
 
 
-def virtual_machine(library: Path, level: str) -> Any:
-    """Load a compiled library and return its virtual machine on the CPU.
+def load_code(library: Path, level: str) -> Any:
+    """Load a compiled library: a module whose kernels are found with get_function(name, query_imports=True).
 
     Raises ArtifactError where the CPU lacks a feature of `level`: the code would die on an illegal instruction.
     """
@@ -71,6 +71,11 @@ def virtual_machine(library: Path, level: str) -> Any:
         raise ArtifactError(
             f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"
         )
-    runtime = tvm_runtime()
     use_all_cores()
-    return runtime.vm.VirtualMachine(runtime.load_module(str(library)), runtime.device("cpu"))
+    return tvm_runtime().load_module(str(library))
+
+
+def virtual_machine(code: Any) -> Any:
+    """The virtual machine of what `load_code` loaded, on the CPU."""
+    runtime = tvm_runtime()
+    return runtime.vm.VirtualMachine(code, runtime.device("cpu"))

@@ -1,5 +1,7 @@
 """Weight gradients and their norms, kernel by kernel, against PyTorch's own gradient of each example in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,12 +101,33 @@ def test_gram_norms_equal_the_norms_of_the_gradients(machine: Machine, name: str
     assert error(norms, (expected**2).sum((1, 2, 3))) < TOLERANCE[dtype]
 
 
-def test_gram_norm_of_a_gradient_that_cancels_is_never_negative() -> None:
+@pytest.mark.parametrize("left", [0.0, 1e-4, 1e-3, 1e-2, 0.1])
+def test_gram_norm_of_a_gradient_that_cancels_is_never_too_small(left: float) -> None:
+    """An adversary's example: terms far larger than their sum. What is summed must not be larger than the norm says."""
     machine, shape = MACHINES["narrow"], SHAPES["pointwise"]
-    x = np.ones((shape.batch, shape.height, shape.width, shape.c_in), "float32")
-    size = (shape.batch, shape.height, shape.width, shape.c_out)
-    g = np.random.default_rng(9).standard_normal(size).astype("float32")
-    g -= g.mean((1, 2), keepdims=True)  # x is constant, so the gradient is zero up to rounding
+    x = np.full((shape.batch, shape.height, shape.width, shape.c_in), 1000.0, "float32")
+    random = np.random.default_rng(9)
+    g = random.standard_normal((shape.batch, shape.height, shape.width, shape.c_out)).astype("float32")
+    g = (g - (1 - left) * g.mean((1, 2), keepdims=True)).astype("float32")
     library = build(machine, norms=gram.squared_norms(machine, "float32", shape))
     (norms,) = call(library["norms"], [x, g], (shape.batch,))
-    assert (norms >= 0).all() and (norms < 1e-6 * (g**2).sum((1, 2, 3)) * shape.c_in).all()
+    exact = np.einsum("byxc,byxo->bco", x.astype("float64"), g.astype("float64"))
+    assert ((exact**2).sum((1, 2)) ** 0.5 <= norms**0.5 * (1 + gram.margin("float32", shape))).all()
+
+
+@pytest.mark.parametrize("name", ["plain 3x3", "strided", "sequence"])
+def test_views_of_an_example_are_added_before_the_norm(machine: Machine, name: str) -> None:
+    shape = replace(SHAPES[name], batch=6)
+    x, g, expected = operands(shape, "float64")
+    expected = expected.reshape(2, 3, *expected.shape[1:]).sum(1)
+    squares = (expected**2).sum((1, 2, 3))
+    library = build(
+        machine,
+        gram=gram.squared_norms(machine, "float64", shape, 3),
+        kept=weight_gradient.weight_gradient(machine, "float64", shape, "kept", 3),
+        norm=weight_gradient.weight_gradient(machine, "float64", shape, "norm", 3),
+    )
+    kept, kept_norms = call(library["kept"], [x, g], expected.shape, (2,))
+    assert error(kept, expected) < 1e-13 and error(kept_norms, squares) < 1e-13
+    for kind in ("gram", "norm"):
+        assert error(call(library[kind], [x, g], (2,))[0], squares) < 1e-13

@@ -29,9 +29,11 @@ def drawn(sigma_steps: float) -> np.ndarray:
 def folded(grid: NoiseGrid | None, *batches: np.ndarray) -> tuple[np.ndarray, int]:
     """Sums, and how many batch sums were left out."""
     sums, rejected = tensor(np.zeros(SIZE, "int64" if grid else "float64")), tensor(np.zeros(1, "int64"))
-    function = build(NARROW, f=update.fold(NARROW, str(batches[0].dtype), SIZE, grid))["f"]
+    function = build(NARROW, f=update.fold(NARROW, str(batches[0].dtype), FLAT, grid))["f"]
     for each in batches:
-        function(tensor(each), rejected, sums)
+        pieces = [each[start : start + size].copy() for start, size in zip(FLAT.offsets, FLAT.sizes, strict=True)]
+        function(*map(tensor, pieces), rejected, sums)
+    assert not sums.numpy()[FLAT.padding].any()
     return np.asarray(sums.numpy()), int(rejected.numpy()[0])
 
 
@@ -59,7 +61,7 @@ def test_release_is_a_multiple_of_the_step_whatever_the_sum() -> None:
     for each in (g, g + np.float32(1e-3)):
         before, _ = folded(grid, each)
         parameters, sums = tensor(np.zeros(SIZE)), tensor(before)
-        run(tensor(np.array([1.0, 1.0])), tensor(KEY), tensor(NONCE), sums, parameters)
+        run(tensor(np.array([1.0, 1.0, 0.0])), tensor(KEY), tensor(NONCE), sums, parameters)
         steps = -parameters.numpy()[REAL] / grid.step
         np.testing.assert_array_equal(steps, np.round(steps))
         np.testing.assert_array_equal(steps, before[REAL] + noise_steps)
@@ -86,7 +88,7 @@ def test_private_update_is_sgd_on_the_noisy_average() -> None:
         library["n"](tensor(KEY), nonce, made)
         gradient = (sums + made.numpy()).astype("float64") * grid.step / 32
         gradient[FLAT.padding] = 0
-        scalars = tensor(np.array([0.05, float(number == 0)]))
+        scalars = tensor(np.array([0.05, float(number == 0), 0.0]))
         library["f"](scalars, tensor(KEY), nonce, tensor(sums), velocity, parameters)
         reference.grad = torch.from_numpy(gradient)
         optimizer.step()
@@ -99,7 +101,7 @@ def test_padding_stays_zero() -> None:
     parameters, velocity = tensor(np.zeros(SIZE, "float32")), tensor(np.zeros(SIZE, "float32"))
     for number in range(2):
         sums = tensor(np.full(SIZE, 7, "int64"))
-        scalars, nonce = tensor(np.array([0.1, float(number == 0)])), tensor(chacha.stream_nonce(number))
+        scalars, nonce = tensor(np.array([0.1, float(number == 0), 0.0])), tensor(chacha.stream_nonce(number))
         run(scalars, tensor(KEY), nonce, sums, velocity, parameters)
     for each in (parameters, velocity):
         assert not each.numpy()[FLAT.padding].any()
@@ -115,7 +117,7 @@ def test_same_key_and_nonce_give_the_same_bits() -> None:
     results = []
     for run, nonce in [(runs[0], 1), (runs[0], 1), (runs[1], 1), (runs[0], 2)]:
         parameters, sums = tensor(np.zeros(SIZE, "float32")), tensor(np.zeros(SIZE, "int64"))
-        run(tensor(np.array([0.1, 1.0])), tensor(KEY), tensor(chacha.stream_nonce(nonce)), sums, parameters)
+        run(tensor(np.array([0.1, 1.0, 0.0])), tensor(KEY), tensor(chacha.stream_nonce(nonce)), sums, parameters)
         results.append(parameters.numpy())
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -123,20 +125,20 @@ def test_same_key_and_nonce_give_the_same_bits() -> None:
 
 
 def test_fold_adds_on_the_grid_and_drops_what_is_not_finite() -> None:
-    grid, batch = NoiseGrid.of(1.0, 1.0), np.random.default_rng(1).standard_normal(SIZE).astype("float32")
+    grid, batch = NoiseGrid.of(1.0, 1.0), padded(np.random.default_rng(1), "float32")
     expected = np.round(batch.astype("float64") / grid.step).astype("int64")
     sums, rejected = folded(grid, batch, batch)
     np.testing.assert_array_equal(sums, 2 * expected)
     assert rejected == 0
     poisoned = batch.copy()
-    places = np.array([0, 1, 2000, SIZE - 2, SIZE - 1])  # first task, another, and the shorter last segment
+    places = np.array([0, 1030, 2000, SIZE - 2, SIZE - 1])  # a core's share, a narrow tensor, another core's
     poisoned[places] = (np.nan, np.inf, -np.inf, 1e30, -1e30)  # the last two are finite, but no int64 holds their steps
     expected[places] = 0
     sums, rejected = folded(grid, poisoned, poisoned)
     np.testing.assert_array_equal(sums, 2 * expected)
     assert rejected == 10
     sums, rejected = folded(None, poisoned)
-    assert rejected == 3
+    assert rejected == 3  # the ends of a tensor, of a core's share, and of the last vector
     np.testing.assert_array_equal(sums, np.where(np.isfinite(poisoned), poisoned, 0).astype("float64"))
 
 
@@ -145,6 +147,7 @@ def test_fold_is_exact_up_to_the_largest_sums() -> None:
     grid, random = NoiseGrid.of(0.0, 1.0), np.random.default_rng(6)
     sign = random.choice([-1.0, 1.0], SIZE)
     large = sign * 2.0 ** random.uniform(0, 60.9, SIZE) * grid.step
+    large[FLAT.padding] = 0.0
     large[:2] = (2.0**61 * grid.step, np.nextafter(2.0**61, 0) * grid.step)  # the first is one too large
     sums, rejected = folded(grid, large)
     expected = [0 if abs(value) >= 2**61 else round(value) for value in (large / grid.step).tolist()]
@@ -178,7 +181,7 @@ def test_update_without_noise_is_torch_sgd(
         gradient, rate = padded(random), 0.1 / (1 + number)
         sums = tensor(folded(grid, gradient)[0])
         more: tuple[Any, ...] = (velocity,) if momentum else ()
-        run(tensor(np.array([rate, float(number == 0)])), *secrets, sums, *more, parameters)
+        run(tensor(np.array([rate, float(number == 0), 0.0])), *secrets, sums, *more, parameters)
         reference.grad = torch.from_numpy(gradient / 8)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()

@@ -13,7 +13,7 @@ from torch import nn
 
 from privlib import models
 from privlib.compiler import CompileError, compile_inference, inference_stages, target
-from privlib.compiler.inference import build_library
+from privlib.compiler.library import build_library
 from privlib.compiler.target import LEVELS, Machine, TargetError, machine, runs_here
 from privlib.trusted import ArtifactError, runtime
 
@@ -92,7 +92,7 @@ BUILD = """
 import hashlib, os, sys
 from privlib import models
 from privlib.compiler import inference_stages
-from privlib.compiler.inference import build_library
+from privlib.compiler.library import build_library
 from privlib.compiler.target import Machine, machine
 
 cpu = machine("x86-64-v3", cores=2)

@@ -166,8 +166,8 @@ def test_another_format_is_refused(folder: Path, number: Any) -> None:
 
 
 def test_another_kind_is_refused(folder: Path) -> None:
-    change(folder, lambda manifest: manifest.update(kind="training"))
-    with pytest.raises(ArtifactError, match="'training'"):
+    change(folder, lambda manifest: manifest.update(kind="oracle"))
+    with pytest.raises(ArtifactError, match="'oracle'"):
         load(folder)
 
 

@@ -141,6 +141,41 @@ def factor_sum(machine: Machine, dtype: str, shape: Sequence[int]) -> "tvm.tirx.
     return kernel.finish()
 
 
+def repeat_rows(machine: Machine, dtype: str, rows: int, views: int) -> "tvm.tirx.PrimFunc":
+    """(rows,) → (rows · views,): every element `views` times."""
+    kernel = Kernel(machine, dtype)
+    with kernel.function():
+        source, output = kernel.argument("input", (rows,)), kernel.argument("output", (rows * views,))
+        with T.serial(rows) as row, T.serial(views) as view:
+            T.buffer_store(output, source[row], [row * views + view])
+    return kernel.finish()
+
+
+def kept_sum(machine: Machine, dtype: str, kept: Sequence[int], kernel_size: tuple[int, int]) -> "tvm.tirx.PrimFunc":
+    """Per-example gradients (B, taps, c_in, c_out), factors (B,) → Σ_b factor_b · gradient_b, (c_out, c_in, kh, kw).
+
+    Rows of factor zero are left out. Each core sums blocks of the weights over the batch, and turns them around.
+    """
+    kernel, (batch, taps, c_in, c_out) = Kernel(machine, dtype), tuple(kept)
+    with kernel.function():
+        whole, factors = kernel.argument("kept", kept), kernel.argument("factors", (batch,))
+        result = kernel.argument("output", (c_out, c_in, *kernel_size))
+        source, output = kernel.view(whole, (batch, taps * c_in, c_out)), kernel.view(result, (c_out, c_in, taps))
+        with T.parallel(taps * c_in) as row:
+            sums = kernel.scratch((c_out,))
+            kernel.for_vectors(c_out, lambda o, lanes: kernel.store(sums, kernel.constant(0.0, lanes), o, lanes=lanes))
+            with T.serial(batch) as b, T.If(tirx.NE(factors[b], kernel.constant(0.0))), T.Then():
+
+                def add(o: Expression, lanes: int) -> None:
+                    value = kernel.splat(factors[b], lanes) * kernel.load(source, b, row, o, lanes=lanes)
+                    kernel.store(sums, kernel.load(sums, o, lanes=lanes) + value, o, lanes=lanes)
+
+                kernel.for_vectors(c_out, add)
+            with T.serial(c_out) as o:
+                T.buffer_store(output, sums[o], [o, row % c_in, row // c_in])
+    return kernel.finish()
+
+
 def clip_factors(
     machine: Machine, dtype: str, batch: int, sites: int, clipping: str, bound: float
 ) -> "tvm.tirx.PrimFunc":

@@ -1,6 +1,7 @@
 """Writing TIR kernels from Python: vectors as ramps, register tiles as unrolled local buffers, one context per
 function."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from privlib.compiler.target import Machine
 Expression = Any  # a TIR expression, or a Python int where an index is constant
 Epilogue = Callable[[Expression, Sequence[Expression], Expression, int], Expression]
 
+SCRATCH_BYTES = "privlib.scratch_bytes"  # of a function: working memory of one core
+ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "uint32": 4, "int64": 8}
+
 
 class Kernel:
     """One TIR function under construction; `finish()` gives the PrimFunc.
@@ -24,6 +28,7 @@ class Kernel:
     def __init__(self, machine: Machine, dtype: str) -> None:
         self.machine, self.dtype, self.lanes = machine, dtype, machine.lanes(dtype)
         self._builder = IRBuilder()
+        self._scratch = 0
 
     @contextmanager
     def function(self, **attributes: Any) -> Iterator[None]:
@@ -32,12 +37,13 @@ class Kernel:
             yield
 
     def finish(self) -> "tvm.tirx.PrimFunc":
-        return self._builder.get()
+        return self._builder.get().with_attr(SCRATCH_BYTES, self._scratch)
 
     def argument(self, name: str, shape: Sequence[int], dtype: str | None = None) -> Any:
         return T.arg(name, T.buffer(tuple(shape), dtype or self.dtype, layout=None))
 
     def scratch(self, shape: Sequence[int], dtype: str | None = None) -> Any:
+        self._scratch += math.prod(shape) * ITEM_BYTES[dtype or self.dtype]
         return T.alloc_buffer(tuple(shape), dtype or self.dtype, layout=None)
 
     def registers(self, count: int, dtype: str | None = None) -> Any:

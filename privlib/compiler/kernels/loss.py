@@ -8,9 +8,10 @@ from privlib.compiler.kernels.builder import Kernel
 from privlib.compiler.target import Machine
 
 
-def cross_entropy(machine: Machine, dtype: str, batch: int, classes: int) -> "tvm.tirx.PrimFunc":
+def cross_entropy(machine: Machine, dtype: str, batch: int, classes: int, scale: float = 1.0) -> "tvm.tirx.PrimFunc":
     """Arguments: logits (batch, classes), labels int64 (batch,) in [0, classes), losses (batch,), gradient like logits.
 
+    The gradient is multiplied by `scale`, the losses are not.
     The largest logit is subtracted before the exponential, so no finite logit overflows. Who calls checks the labels.
     """
     kernel = Kernel(machine, dtype)
@@ -30,5 +31,6 @@ def cross_entropy(machine: Machine, dtype: str, batch: int, classes: int) -> "tv
             T.buffer_store(losses, T.log(total[0]) + largest[0] - logits[row, label], [row])
             with T.serial(classes) as c:
                 hot = T.if_then_else(tirx.EQ(label, T.cast(c, "int64")), kernel.constant(1.0), kernel.constant(0.0))
-                T.buffer_store(gradient, gradient[row, c] / total[0] - hot, [row, c])
+                value = gradient[row, c] / total[0] - hot
+                T.buffer_store(gradient, value if scale == 1.0 else value * kernel.constant(scale), [row, c])
     return kernel.finish()

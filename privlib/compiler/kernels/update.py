@@ -9,8 +9,9 @@ The divisor is a public constant. Arithmetic is float64; parameters and momentum
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm.tirx.script.builder import ir as T
@@ -23,6 +24,7 @@ from privlib.compiler.target import Machine
 
 LANES = gaussian.LANES
 _USABLE = 2.0**61  # steps; 2²⁰ clipped examples stay below
+_PARALLEL = 1 << 15  # elements; a smaller tensor is folded by one core
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ class Flat:
 
 @dataclass(frozen=True)
 class Update:
-    """What one update does. grid: None for plain SGD (sums are float64), else the noise's grid (sums are int64 steps).
+    """What one update does. grid: None without noise (sums are float64), else the noise's grid (sums are int64 steps).
+    expected_batch_size: None where the number of examples is given with every update.
 
     NoiseError where a number is out of range, or Nesterov's step is asked for without momentum.
     """
 
     flat: Flat
-    expected_batch_size: float
+    expected_batch_size: float | None
     grid: NoiseGrid | None = None
     momentum: float = 0.0
     nesterov: bool = False
@@ -71,22 +74,24 @@ class Update:
         noise.check_size(self.flat.size)
         if self.nesterov and not self.momentum:
             raise NoiseError("Nesterov's step needs a momentum above zero")
-        if not (self.expected_batch_size > 0 and self.momentum >= 0 and self.weight_decay >= 0):
+        size = 1.0 if self.expected_batch_size is None else self.expected_batch_size
+        if not (size > 0 and self.momentum >= 0 and self.weight_decay >= 0):
             raise NoiseError("expected_batch_size must be positive, momentum and weight_decay not negative")
 
 
 def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
-    """Arguments: scalars float64 (2,) = (learning rate, 1 at the first step else 0), [with a grid: key uint32 (8,),
+    """Arguments: scalars float64 (3,) = (learning rate, 1 at the first step else 0, number of examples where no
+    expected_batch_size is set), [with a grid: key uint32 (8,),
     nonce uint32 (3,)], sums (size,), [with momentum: momentum (size,)], parameters (size,).
 
     size = what.flat.size; momentum and parameters are `dtype`, "float32" or "float64". Padding is left zero. Where the
     grid's sigma is zero, key and nonce are taken and not used.
     """
     kernel, grid, size = Kernel(machine, dtype), what.grid, what.flat.size
-    factor = (grid.step if grid else 1.0) / what.expected_batch_size
+    factor = (grid.step if grid else 1.0) / (what.expected_batch_size or 1.0)
     sum_type = "int64" if grid else "float64"
     with kernel.function():
-        scalars = kernel.argument("scalars", (2,), "float64")
+        scalars = kernel.argument("scalars", (3,), "float64")
         key = kernel.argument("key", (8,), "uint32") if grid else None
         nonce = kernel.argument("nonce", (3,), "uint32") if grid else None
         sums = kernel.argument("sums", (size,), sum_type)
@@ -98,7 +103,8 @@ def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
             kernel.store(sums, T.broadcast(getattr(T, sum_type)(0), LANES), at, lanes=LANES)
             if normals is not None:
                 value = T.Bind(value + elementary.nearest_integer(normals, LANES))
-            return (elementary.float_of_integer(value, LANES) if grid else value) * real(factor, LANES)
+            value = (elementary.float_of_integer(value, LANES) if grid else value) * real(factor, LANES)
+            return value if what.expected_batch_size else value / T.broadcast(scalars[2], LANES)
 
         def step(at: Expression, normals: Expression | None) -> None:
             parameter = T.Bind(T.cast(kernel.load(parameters, at, lanes=LANES), f"float64x{LANES}"))
@@ -133,44 +139,69 @@ def update(machine: Machine, dtype: str, what: Update) -> "tvm.tirx.PrimFunc":
     return kernel.finish()
 
 
-def fold(machine: Machine, dtype: str, size: int, grid: NoiseGrid | None) -> "tvm.tirx.PrimFunc":
-    """Arguments: batch sums (size,) of `dtype`, rejected int64 (1,), sums (size,) int64 steps (float64 where grid is
-    None). size: a multiple of 16.
+def fold(machine: Machine, dtype: str, flat: Flat, grid: NoiseGrid | None) -> "tvm.tirx.PrimFunc":
+    """Arguments: a batch sum (size,) of `dtype` for each tensor, rejected int64 (1,), sums (flat.size,) int64 steps
+    (float64 where grid is None).
 
     sums += batch sums, rounded to the grid. A batch sum that is NaN, infinite or (with a grid) 2⁶¹ steps or more (no
     sum of 2²⁰ clipped examples is) adds nothing, because int64 must not wrap around, and one to `rejected`: a number
     that depends on single examples, so it must not be shown without noise.
     """
-    noise.check_size(size)
-    kernel, tasks = Kernel(machine, dtype), gaussian.task_count(size)
-    bound = min(_USABLE * grid.step if grid else math.inf, 2.0**1000)
+    noise.check_size(flat.size)
+    kernel, cores = Kernel(machine, dtype), machine.cores
     with kernel.function():
-        batch = kernel.argument("batch", (size,))
+        batches = [kernel.argument(f"batch{i}", (size,)) for i, size in enumerate(flat.sizes)]
         rejected = kernel.argument("rejected", (1,), "int64")
-        sums = kernel.argument("sums", (size,), "int64" if grid else "float64")
-        by_task = kernel.scratch((tasks,), "int64")
+        sums = kernel.argument("sums", (flat.size,), "int64" if grid else "float64")
+        counts = kernel.scratch((len(batches), cores), "int64")
+        with T.serial(len(batches)) as i, T.serial(cores) as core:
+            T.buffer_store(counts, T.int64(0), [i, core])
+        for number, (batch, size, offset) in enumerate(zip(batches, flat.sizes, flat.offsets, strict=True)):
+            tasks = cores if size >= _PARALLEL else 1
+            whole, share = size // LANES, -(-(size // LANES) // tasks)
 
-        def task_body(task: Expression, each: Callable[..., None]) -> None:
-            one, none = (T.broadcast(T.int64(number), LANES) for number in (1, 0))
-            count = kernel.registers(LANES, "int64")
-            kernel.store(count, none, 0, lanes=LANES)
+            def add(at: Expression, value: Expression, count: Any, offset: int = offset) -> None:
+                _fold_vector(kernel, grid, sums, offset + at, value, count)
 
-            def one_segment(index: Expression, rows: int) -> None:
-                with T.serial(rows * gaussian.ROW // LANES) as vector:
-                    at = T.Bind(index * gaussian.SEGMENT + vector * LANES)
-                    value = T.Bind(T.cast(kernel.load(batch, at, lanes=LANES), f"float64x{LANES}"))
-                    usable = T.And(value < real(bound, LANES), value > real(-bound, LANES))
-                    counted = kernel.load(count, 0, lanes=LANES) + T.Select(usable, none, one)
-                    kernel.store(count, counted, 0, lanes=LANES)
-                    added = T.Bind(T.Select(usable, value, real(0.0, LANES)))
-                    if grid:
-                        added = elementary.nearest_large_integer(added * real(1.0 / grid.step, LANES), LANES)
-                    kernel.store(sums, kernel.load(sums, at, lanes=LANES) + added, at, lanes=LANES)
+            def vectors(
+                task: Expression, batch: Any = batch, share: int = share, whole: int = whole, number: int = number,
+                add: Any = add,
+            ) -> None:  # fmt: skip
+                count = kernel.registers(LANES, "int64")
+                kernel.store(count, T.broadcast(T.int64(0), LANES), 0, lanes=LANES)
+                with T.serial(T.min(share, whole - task * share)) as vector:
+                    at = T.Bind((task * share + vector) * LANES)
+                    add(at, T.cast(kernel.load(batch, at, lanes=LANES), f"float64x{LANES}"), count)
+                T.buffer_store(counts, sum((count[lane] for lane in range(1, LANES)), count[0]), [number, task])
 
-            each(one_segment)
-            T.buffer_store(by_task, sum((count[lane] for lane in range(1, LANES)), count[0]), [task])
-
-        gaussian.for_segments(size, task_body)
-        with T.serial(tasks) as task:
-            T.buffer_store(rejected, rejected[0] + by_task[task], [0])
+            if tasks > 1:
+                with T.parallel(tasks) as task:
+                    vectors(task)
+            else:
+                vectors(0)
+            if size % LANES:
+                rest, count = kernel.registers(LANES, "float64"), kernel.registers(LANES, "int64")
+                kernel.store(rest, real(0.0, LANES), 0, lanes=LANES)
+                kernel.store(count, T.broadcast(T.int64(0), LANES), 0, lanes=LANES)
+                for lane in range(size % LANES):
+                    T.buffer_store(rest, T.cast(batch[whole * LANES + lane], "float64"), [lane])
+                add(whole * LANES, kernel.load(rest, 0, lanes=LANES), count)
+                for lane in range(size % LANES):
+                    T.buffer_store(counts, counts[number, 0] + count[lane], [number, 0])
+        with T.serial(len(batches)) as i, T.serial(cores) as core:
+            T.buffer_store(rejected, rejected[0] + counts[i, core], [0])
     return kernel.finish()
+
+
+def _fold_vector(
+    kernel: Kernel, grid: NoiseGrid | None, sums: Any, at: Expression, value: Expression, count: Any
+) -> None:
+    bound = min(_USABLE * grid.step if grid else math.inf, 2.0**1000)
+    value = T.Bind(value)
+    usable = T.And(value < real(bound, LANES), value > real(-bound, LANES))
+    one, none = (T.broadcast(T.int64(number), LANES) for number in (1, 0))
+    kernel.store(count, kernel.load(count, 0, lanes=LANES) + T.Select(usable, none, one), 0, lanes=LANES)
+    added = T.Bind(T.Select(usable, value, real(0.0, LANES)))
+    if grid:
+        added = elementary.nearest_large_integer(added * real(1.0 / grid.step, LANES), LANES)
+    kernel.store(sums, kernel.load(sums, at, lanes=LANES) + added, at, lanes=LANES)

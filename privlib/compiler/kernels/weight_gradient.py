@@ -29,22 +29,24 @@ def gradient_shape(shape: Conv2d) -> tuple[int, int, int]:
     return (shape.kernel[0] * shape.kernel[1], shape.c_in // shape.groups, shape.c_out)
 
 
-def weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> "tvm.tirx.PrimFunc":
+def weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str, views: int = 1) -> "tvm.tirx.PrimFunc":
     """Arguments by mode, all but the shapes of X and g as in `gradient_shape`:
 
-    kept: X NHWC, g NHWC, D (batch, …), squared norms (batch,)
-    norm: X, g, squared norms (batch,)
+    kept: X NHWC, g NHWC, D (examples, …), squared norms (examples,)
+    norm: X, g, squared norms (examples,)
     summed: X, g, factors (batch,), sums (cores, …): one partial sum for each core, to be added up
+
+    `views` images, one after the other, make an example; their gradients are added before the norm is taken.
     """
     kernel = Kernel(machine, dtype)
-    one, cores = gradient_shape(shape), machine.cores
+    one, cores, examples = gradient_shape(shape), machine.cores, shape.batch // views
     with kernel.function():
         x = kernel.argument("x", input_shape(shape, False))
         g = kernel.argument("g", (shape.batch, shape.out_height, shape.out_width, shape.c_out))
         factors: Any = kernel.argument("factors", (shape.batch,)) if mode == "summed" else None
-        many = {"kept": (shape.batch, *one), "norm": None, "summed": (cores, *one)}[mode]
+        many = {"kept": (examples, *one), "norm": None, "summed": (cores, *one)}[mode]
         target = kernel.argument("gradient", many) if many else None
-        norms = kernel.argument("squared_norms", (shape.batch,)) if mode != "summed" else None
+        norms = kernel.argument("squared_norms", (examples,)) if mode != "summed" else None
         if mode == "summed":
             share = -(-shape.batch // cores)
             with T.parallel(cores) as core:
@@ -60,12 +62,14 @@ def weight_gradient(machine: Machine, dtype: str, shape: Conv2d, mode: str) -> "
                     ):
                         _accumulate(kernel, shape, x, g, image, target, core, factors)
         else:
-            with T.parallel(shape.batch) as image:
+            with T.parallel(examples) as example:
                 own = target if target is not None else kernel.scratch((1, *one))
-                slot = image if target is not None else 0
+                slot = example if target is not None else 0
                 _zero(kernel, own, slot, one)
-                _accumulate(kernel, shape, x, g, image, own, slot, None)
-                _square_norm(kernel, own, slot, one, norms, image)
+                with T.serial(views) as view:
+                    image = T.Bind(example * views + view)
+                    _accumulate(kernel, shape, x, g, image, own, slot, None)
+                _square_norm(kernel, own, slot, one, norms, example)
     return kernel.finish()
 
 
