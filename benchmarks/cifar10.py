@@ -1,4 +1,4 @@
-"""The talk's CIFAR-10 table: VGG-9 and ResNet-32 training in batches of 64, private and plain, privlib and its peers."""
+"""The talk's CIFAR-10 table: VGG-9 and ResNet-32 trained in batches of 64, private and plain, privlib and its peers."""
 
 import tempfile
 from collections.abc import Sequence

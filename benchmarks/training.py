@@ -1,5 +1,6 @@
 """Cases of training: weights, a batch of CIFAR-10 and its labels, and the gradients that every peer must agree with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 SEED = 20180
 
 
-def make_case(folder: Path, row: str, model_name: ModelName, batch_size: int) -> Case:
-    """Lay down weights, the first images of CIFAR-10's training set, normalised, their labels, and the references."""
+def make_case(folder: Path, row: str, model_name: ModelName, batch_size: int, *, double: bool = True) -> Case:
+    """Lay down weights, the first images of CIFAR-10's training set, normalised, their labels, and the references, in
+    float64 or, where `double` would take minutes, in float32."""
     import torch
 
     from privlib import data, models
@@ -29,19 +31,19 @@ def make_case(folder: Path, row: str, model_name: ModelName, batch_size: int) ->
     np.save(folder / "input.npy", data.preprocess(np.array(cifar.images[:batch_size])))
     np.save(folder / "labels.npy", cifar.labels[:batch_size].astype(np.int64))
     case.save()
-    for name, gradient in references(case).items():
+    for name, gradient in references(case, torch.float64 if double else torch.float32).items():
         np.savez(folder / f"output-reference_{name}.npz", **gradient)
     return case
 
 
-def references(case: Case) -> dict[str, dict[str, Any]]:
-    """By a loop over the examples in float64: `plain` the averaged gradient, `private` the sum of clipped gradients."""
+def references(case: Case, dtype: "torch.dtype") -> dict[str, dict[str, Any]]:
+    """By a loop over the examples: `plain` the averaged gradient, `private` the sum of the clipped gradients."""
     import torch
 
-    model = case.model().train().double()
+    model = case.model().train().to(dtype)
     parameters = dict(model.named_parameters())
     plain, private = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
-    for gradient in _per_example(model, case):
+    for gradient in _per_example(model, case, dtype):
         norm = sum(float(each.square().sum()) for each in gradient) ** 0.5
         for name, each in zip(parameters, gradient, strict=True):
             plain[name] += each / case.batch_size
@@ -50,10 +52,10 @@ def references(case: Case) -> dict[str, dict[str, Any]]:
     return {kind: {name: each.numpy() for name, each in sums.items()} for kind, sums in both.items()}
 
 
-def _per_example(model: "torch.nn.Module", case: Case) -> "Any":
+def _per_example(model: "torch.nn.Module", case: Case, dtype: "torch.dtype") -> "Iterator[tuple[torch.Tensor, ...]]":
     import torch
 
-    images, labels = torch.from_numpy(case.input()).double(), torch.from_numpy(case.labels())
+    images, labels = torch.from_numpy(case.input()).to(dtype), torch.from_numpy(case.labels())
     for image, label in zip(images.split(1), labels.split(1), strict=True):
         loss = torch.nn.functional.cross_entropy(model(image), label)
         yield torch.autograd.grad(loss, list(model.parameters()))
