@@ -1,5 +1,5 @@
-"""What fusion buys: the clipped sum of m examples by a loop, by instantiation, by ghost clipping, and fused; time, memory
-and operators against m; and the share of the machine's peak that the fused step's kernels reach."""
+"""What fusion buys: the clipped sum of m examples by a loop, by instantiation, by ghost clipping, and fused: time,
+memory and operators against m; and the share of the machine's peak that the fused step's kernels reach."""
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -45,19 +45,18 @@ def growth(row: str, measured: Mapping[int, Measured]) -> None:
         f"{row}/privlib_private/time_over_plain_growth", ratios[1] / ratios[0], "×",
         nature="timing", higher_is_better=False,
     )  # fmt: skip
-    memory = [
-        measured[m].peak_bytes["privlib_private"] / measured[m].peak_bytes["privlib_plain"] for m in (small, large)
-    ]
+    peaks = {m: each.peak_bytes for m, each in measured.items()}
+    memory = [peaks[m]["privlib_private"] / peaks[m]["privlib_plain"] for m in (small, large)]
     record.metric(
         f"{row}/privlib_private/memory_over_plain_growth", memory[1] / memory[0], "×",
         nature="memory", higher_is_better=False,
     )  # fmt: skip
     for name in (*OTHERS, *OURS):
-        peaks = {m: each.peak_bytes[name] for m, each in measured.items() if name in each.peak_bytes}
-        if len(peaks) > 1:
-            first, last = min(peaks), max(peaks)
+        own = {m: each[name] for m, each in peaks.items() if name in each}
+        if len(own) > 1:
+            first, last = min(own), max(own)
             record.metric(
-                f"{row}/{name}/memory_per_example", (peaks[last] - peaks[first]) / (last - first), "bytes",
+                f"{row}/{name}/memory_per_example", (own[last] - own[first]) / (last - first), "bytes",
                 nature="memory", higher_is_better=False,
             )  # fmt: skip
 

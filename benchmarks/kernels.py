@@ -1,8 +1,8 @@
 """The three heavy kernels of a training step, each alone, beside the machine's own peak of fused multiply-adds.
 
 For every 3×3 convolution of a network: the forward convolution, the data gradient, and the weight gradient as the step
-uses it (each example's, kept, where norms are taken by `instantiate`; else the sum). The direct kernels as shares of the
-peak; Winograd, where the cost model prefers it, as the rate of direct work that it stands for.
+uses it (each example's, kept, where norms are taken by `instantiate`; else the sum). The direct kernels as shares of
+the peak; Winograd, where the cost model prefers it, as the rate of direct work that it stands for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +44,9 @@ def measure(shapes: Mapping[str, Conv2d], rounds: int, turn_seconds: float) -> N
         seconds = interleave(_calls(cpu, found), rounds, turn_seconds)
         rates = {each.name: [each.flops / second / 1e9 for second in seconds[each.name]] for each in found}
         peaks += rates.pop("peak")
+        for role in sorted({name.rsplit("_", 1)[0] for name in rates}):
+            family = "winograd" if f"{role}_winograd" in rates else "direct"
+            record.metric(f"{row}/{role}/family", family, "", nature="deterministic")
         for name, values in rates.items():
             record.samples(f"{row}/{name}/flop_rate", values, "GFLOP/s", higher_is_better=True)
             if name.endswith("direct"):
