@@ -170,7 +170,7 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     position_sums(g) (batch, channels); row_squares(v) (batch,)
     weight_norm(x, g): strategy, parameter, views, and for a convolution kernel and conv2d's → squared norm of each
         example's gradient, an example being `views` consecutive rows
-    weight_norm_kept(x, g): as weight_norm → (squared norms, gradients (examples, taps, input channels, output channels))
+    weight_norm_kept(x, g): as weight_norm → (squared norms, gradients (examples, taps, input, output channels))
     clip(squares…, mask): clipping, bound → (squared norms, factors)
     weight_sum(x, g, factors): as weight_norm → weighted sum, shaped as the weight; factor_sum(v, factors) (channels,)
     kept_sum(gradients, factors): kernel → weighted sum (output channels, input channels, *kernel)
