@@ -1,9 +1,10 @@
 """What all peers of one measurement share: the same weights and the same input, laid down once in a folder."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,36 @@ if TYPE_CHECKING:
     import torch
 
 
+ModelName = Literal["small_cnn", "vgg9", "resnet32", "mobilenet"]
+
+# Of every training step that is timed; DP-SGD's noise has standard deviation NOISE_MULTIPLIER × MAX_GRAD_NORM.
+LEARNING_RATE = 0.05
+NOISE_MULTIPLIER = 1.0
+MAX_GRAD_NORM = 1.0
+
+
+class Prepared(NamedTuple):
+    """A peer whose timed work gives nothing to compare: what it computed for the comparison, and the work.
+
+    agreement: arrays by name, for training one for each parameter (names and shapes of the state dict): the averaged
+    gradient, or the sum of the clipped gradients without noise where the peer is private.
+    """
+
+    agreement: Mapping[str, NDArray[Any]]
+    run: Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, a batch and where they lie.
 
-    `folder` holds `case.json`, `weights.pt` (a state dict) and `input.npy` (float32, (batch_size, *input_shape)).
+    `folder` holds `case.json`, `weights.pt` (a state dict), `input.npy` (float32, (batch_size, *input_shape)) and for
+    training `labels.npy` (int64, (batch_size,)).
     """
 
     folder: Path
     row: str
-    model_name: Literal["small_cnn", "vgg9", "resnet32", "mobilenet"]
+    model_name: ModelName
     num_classes: int
     image_size: int
     batch_size: int
@@ -45,6 +66,11 @@ class Case:
         """The batch, float32 (batch_size, *input_shape)."""
         batch: NDArray[np.float32] = np.load(self.folder / "input.npy")
         return batch
+
+    def labels(self) -> NDArray[np.int64]:
+        """The batch's classes, int64 (batch_size,)."""
+        classes: NDArray[np.int64] = np.load(self.folder / "labels.npy")
+        return classes
 
     def save(self) -> None:
         """Write `case.json`, from which a peer's process reads the case."""

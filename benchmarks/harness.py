@@ -3,11 +3,18 @@
 A peer is a module in `benchmarks/peers/`, found by listing that folder, with
 
     PRECISION = "float32" | "bfloat16"
+    PRIVATE = True                                           # optional: it clips each example and adds noise
     def versions() -> dict[str, str]
-    def inference(case: Case) -> Callable[[], ndarray]       # one function for each task it takes part in
     def unavailable() -> str | None                          # optional: why it cannot run here
+    def facts(case, peer, run) -> dict[str, int]             # optional: what it can tell of a run, e.g. its operators
 
-The callable processes the case's batch once. Peers import their libraries inside these functions.
+and one function for each task it takes part in, whose callable processes the case's batch once:
+
+    def inference(case: Case) -> Callable[[], ndarray]       # logits
+    def training(case: Case) -> Prepared                     # one whole step: gradients, clipping, noise, update
+    def accumulation(case: Case) -> Prepared                 # gradients, clipped and summed: a step without its end
+
+Peers import their libraries inside these functions.
 """
 
 import importlib
@@ -17,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +34,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from privlib.errors import PrivlibError
-from privlib.suite import project, record
+from privlib.suite import project, record, system, tables
 from privlib.suite.stats import Interval, median
 from privlib.suite.timing import relative_error
 
@@ -41,6 +48,20 @@ class BenchmarkError(PrivlibError):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What `compare` found, by peer, and the peers' modules.
+
+    throughput: images per second, one value a round; values of one round belong together. peak_bytes: of the process.
+    facts: what some peers tell of their runs.
+    """
+
+    throughput: dict[str, list[float]]
+    peak_bytes: dict[str, int]
+    facts: dict[str, dict[str, int]]
+    modules: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Effort:
     """How much is measured: rounds of turns, and the least time of a turn in seconds."""
 
@@ -49,55 +70,74 @@ class Effort:
 
 
 EFFORTS = {"smoke": Effort(2, 0.01), "quick": Effort(7, 0.15), "full": Effort(25, 0.5)}
-# Relative L2 of the logits. bfloat16 rounds to 2^-9; thirty layers of random weights amplify that to a tenth and more.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.5}
+# Relative L2 of the logits; of the worst parameter's gradient in float32, of the whole gradient in bfloat16, where a
+# small normalization's alone can be half off. bfloat16 rounds to 2^-9; thirty layers of random weights amplify that to
+# a tenth and more. In training a rounding flips gates of ReLU and max pooling, in float32 too.
+TOLERANCES = {
+    "inference": {"float32": 1e-4, "bfloat16": 0.5},
+    "training": {"float32": 5e-2, "bfloat16": 0.5},
+    "accumulation": {"float32": 5e-2},
+}
 
 
-def peers(task: str) -> dict[str, Any]:
-    """Modules of `benchmarks/peers/` that take part in `task` and can run here, by name; the others are noted."""
+def peers(task: str, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Modules of `benchmarks/peers/` (those in `only`, if given) that take part in `task` and can run here, by name;
+    the others are noted."""
     found = {}
     for path in sorted(PEERS.glob("[!_]*.py")):
+        if only is not None and path.stem not in only:
+            continue
         module = importlib.import_module(f"benchmarks.peers.{path.stem}")
+        if not hasattr(module, task):
+            continue
         why = module.unavailable() if hasattr(module, "unavailable") else None
-        if why is not None:
-            record.note(f"{path.stem} is left out: {why}")
-        elif hasattr(module, task):
+        if why is None:
             found[path.stem] = module
+        else:
+            record.note(f"{path.stem} is left out: {why}")
     return found
 
 
-def compare(case: Case, task: str, effort: Effort) -> dict[str, list[float]]:
-    """Measure every peer on one case and record throughput, peak memory, agreement and versions.
-
-    Returns:
-        Images per second of each peer, one value a round; values of one round belong together.
+def compare(case: Case, task: str, effort: Effort, only: Collection[str] | None = None) -> Measured:
+    """Measure every peer (of those in `only`, if given) on one case; record throughput, memory, agreement, versions.
 
     Raises:
-        BenchmarkError: a peer fails, or its output differs from PyTorch eager's by more than its precision allows.
+        BenchmarkError: a peer fails, or its output differs from the reference by more than its precision allows.
     """
-    modules = peers(task)
+    modules = peers(task, only)
     with _processes(modules, task, case.folder) as running:
         _log(f"{case.row}: preparing {', '.join(modules)}")
-        for process in running.values():
-            process.ask({"do": "prepare"})
-        for name, process in running.items():
-            answer = process.answer()
-            record.versions(**answer["versions"])
-            _log(f"{case.row}: {name} ready after {answer['seconds']:.1f} s")
-        _agreement(case, modules)
+        _prepare(case, running)
+        _agreement(case, task, modules)
         iterations = {name: _iterations(process, effort) for name, process in running.items()}
         rates: dict[str, list[float]] = {name: [] for name in running}
         for _ in range(effort.rounds):
             for name, process in running.items():
                 seconds = process.turn(iterations[name])
                 rates[name].append(case.batch_size * len(seconds) / sum(seconds))
+        peaks, facts = {}, {}
         for name, process in running.items():
             record.samples(f"{case.row}/{name}/throughput", rates[name], "images/s", higher_is_better=True)
-            process.ask({"do": "memory"})
-            peak = process.answer()["peak_bytes"]
-            record.metric(f"{case.row}/{name}/peak_memory", peak, "bytes", nature="memory", higher_is_better=False)
+            peaks[name] = process.reply({"do": "memory"})["peak_bytes"]
+            facts[name] = process.reply({"do": "facts"})
+            record.metric(
+                f"{case.row}/{name}/peak_memory", peaks[name], "bytes", nature="memory", higher_is_better=False
+            )
     _log(f"{case.row}: " + ", ".join(f"{name} {median(values):.0f}" for name, values in rates.items()) + " images/s")
-    return rates
+    return Measured(rates, peaks, facts, modules)
+
+
+def _prepare(case: Case, running: Mapping[str, "_Process"]) -> None:
+    """As many at a time as there are cores, so that not all need at once what compiling and a first run take."""
+    names, width = list(running), system.available_cores()
+    for begin in range(0, len(names), width):
+        batch = names[begin : begin + width]
+        for name in batch:
+            running[name].ask({"do": "prepare"})
+        for name in batch:
+            answer = running[name].answer()
+            record.versions(**answer["versions"])
+            _log(f"{case.row}: {name} ready after {answer['seconds']:.1f} s")
 
 
 class _Process:
@@ -135,10 +175,13 @@ class _Process:
         content: dict[str, Any] = json.loads(line)
         return content
 
+    def reply(self, request: Mapping[str, object]) -> dict[str, Any]:
+        self.ask(request)
+        return self.answer()
+
     def turn(self, iterations: int) -> list[float]:
         time.sleep(_SETTLE_SECONDS)
-        self.ask({"do": "turn", "iterations": iterations})
-        seconds: list[float] = self.answer()["seconds"]
+        seconds: list[float] = self.reply({"do": "turn", "iterations": iterations})["seconds"]
         return seconds
 
     def end(self) -> None:
@@ -174,20 +217,44 @@ def _iterations(process: _Process, effort: Effort) -> int:
     return max(1, round(effort.turn_seconds / max(seconds, 1e-6)))
 
 
-def _agreement(case: Case, modules: Mapping[str, Any]) -> None:
-    expected = np.load(case.folder / "output-pytorch_eager.npy")
+def _agreement(case: Case, task: str, modules: Mapping[str, Any]) -> None:
     for name, module in modules.items():
-        found = np.load(case.folder / f"output-{name}.npy")
-        if found.shape != expected.shape:
-            raise BenchmarkError(f"{case.row}: {name} gives {found.shape}, PyTorch eager {expected.shape}.")
-        error, bound = relative_error(found, expected), TOLERANCES[module.PRECISION]
+        reference = _reference(task, module)
+        error = _distance(case, name, reference, together=module.PRECISION == "bfloat16")
+        bound = TOLERANCES[task][module.PRECISION]
         if not error <= bound:
-            raise BenchmarkError(f"{case.row}: {name} is {error:.1e} away from PyTorch eager, more than {bound:.0e}.")
-        if name != "pytorch_eager":
+            raise BenchmarkError(
+                f"{case.row}: {name} is {error:.1e} away from {tables.label(reference)}, more than {bound:.0e}."
+            )
+        if name != reference:
             record.metric(
                 f"{case.row}/{name}/relative_error", error, "", nature="random",
                 n=case.batch_size, interval=Interval(0.0, bound, 1.0, "bound that the benchmark enforces"),
             )  # fmt: skip
+
+
+def _reference(task: str, module: Any) -> str:
+    """Inference is compared with PyTorch eager, training with float64 gradients that the case brings along."""
+    if task == "inference":
+        return "pytorch_eager"
+    return "reference_private" if getattr(module, "PRIVATE", False) else "reference_plain"
+
+
+def _distance(case: Case, name: str, reference: str, *, together: bool = False) -> float:
+    """Relative L2 distance of the array that is farthest from the reference's, or of all arrays `together`."""
+    with (
+        np.load(case.folder / f"output-{reference}.npz") as expected,
+        np.load(case.folder / f"output-{name}.npz") as found,
+    ):
+        shapes = [{key: arrays[key].shape for key in arrays.files} for arrays in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise BenchmarkError(f"{case.row}: {name} gives {shapes[0]}, {tables.label(reference)} {shapes[1]}.")
+        if together:
+            flat = [np.concatenate([arrays[key].ravel() for key in expected.files]) for arrays in (found, expected)]
+            return relative_error(flat[0], flat[1])
+        errors = [relative_error(found[key], expected[key]) for key in expected.files]
+    # max() may pass over a NaN.
+    return max(errors) if all(np.isfinite(errors)) else float("nan")
 
 
 def _log(text: str) -> None:

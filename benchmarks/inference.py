@@ -31,7 +31,8 @@ def run(profile: str, rows: Sequence[str]) -> None:
     record.seed("weights_and_images", SEED)
     for row in rows if profile != "smoke" else rows[:1]:
         with tempfile.TemporaryDirectory(prefix="privlib-bench-") as folder:
-            rates = harness.compare(make_case(Path(folder), row), "inference", harness.EFFORTS[profile])
+            measured = harness.compare(make_case(Path(folder), row), "inference", harness.EFFORTS[profile])
+        rates = measured.throughput
         fastest = max(FP32_PYTORCH, key=lambda name: median(rates[name]))
         # Ratios of one round: what slows the machine for a while slows both.
         ratios = [ours / theirs for ours, theirs in zip(rates["privlib"], rates[fastest], strict=True)]

@@ -3,9 +3,10 @@
 Between turns the process blocks in a read, so that no other peer's thread pool disturbs a measurement. Requests and
 answers are lines of JSON:
 
-    {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output.npy
+    {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output
     {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one that does not count
     {"do": "memory"}                    -> {"peak_bytes": ...}                       since the preparation ended
+    {"do": "facts"}                     -> {"operators": ..., ...}                   what the peer can tell of its run
 """
 
 import importlib
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Prepared
 
 
 def main(peer: str, task: str, folder: Path) -> None:
@@ -28,13 +29,12 @@ def main(peer: str, task: str, folder: Path) -> None:
     os.dup2(2, 1)
     module = importlib.import_module(f"benchmarks.peers.{peer}")
     case = Case.load(folder)
-    run: Callable[[], np.ndarray[Any, Any]] | None = None
+    run: Callable[[], object] | None = None
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "prepare":
             begin = time.perf_counter()
-            run = getattr(module, task)(case)
-            np.save(folder / f"output-{peer}.npy", run())
+            run = _prepare(getattr(module, task), case, folder / f"output-{peer}.npz")
             answer: dict[str, Any] = {"versions": module.versions(), "seconds": time.perf_counter() - begin}
             _reset_peak()
         elif request["do"] == "turn":
@@ -43,9 +43,21 @@ def main(peer: str, task: str, folder: Path) -> None:
             if request["iterations"] > 1:
                 run()
             answer = {"seconds": [_timed(run) for _ in range(request["iterations"])]}
-        else:
+        elif request["do"] == "memory":
             answer = {"peak_bytes": _peak_bytes()}
+        else:
+            answer = module.facts(case, module.__name__, run) if hasattr(module, "facts") else {}
         answers.write(json.dumps(answer) + "\n")
+
+
+def _prepare(task: Callable[[Case], Any], case: Case, output: Path) -> Callable[[], object]:
+    """Make the peer ready, run it once, and save what it is compared by: its agreement or, without one, its result."""
+    made = task(case)
+    run: Callable[[], Any] = made.run if isinstance(made, Prepared) else made
+    result = run()
+    arrays: dict[str, Any] = dict(made.agreement) if isinstance(made, Prepared) else {"output": result}
+    np.savez(output, **arrays)
+    return run
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Prepared
 from benchmarks.peers import _pytorch
 from benchmarks.peers.pytorch_eager import versions
 from privlib.suite import system
 
-__all__ = ["PRECISION", "inference", "unavailable", "versions"]
+__all__ = ["PRECISION", "inference", "training", "unavailable", "versions"]
 
 PRECISION = "bfloat16"
 
@@ -35,3 +35,10 @@ def inference(case: Case) -> Callable[[], Any]:
             return model(images).float().numpy()
 
     return run
+
+
+def training(case: Case) -> Prepared:
+    """One step of SGD; weights and update stay float32."""
+    import torch
+
+    return _pytorch.training(case, channels_last=True, autocast=torch.bfloat16)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Prepared
 from benchmarks.peers import _pytorch
 from benchmarks.peers.pytorch_eager import versions
 
-__all__ = ["PRECISION", "inference", "versions"]
+__all__ = ["PRECISION", "inference", "training", "versions"]
 
 PRECISION = "float32"
 
@@ -27,3 +27,8 @@ def inference(case: Case) -> Callable[[], Any]:
             return model(images).numpy()
 
     return run
+
+
+def training(case: Case) -> Prepared:
+    """One step of SGD."""
+    return _pytorch.training(case, channels_last=True)

@@ -1,9 +1,9 @@
-"""PyTorch as written: eager, float32, BatchNorm folded."""
+"""PyTorch as written: eager, float32; for inference BatchNorm folded."""
 
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Prepared
 from benchmarks.peers import _pytorch
 
 PRECISION = "float32"
@@ -30,3 +30,8 @@ def inference(case: Case) -> Callable[[], Any]:
             return model(images).numpy()
 
     return run
+
+
+def training(case: Case) -> Prepared:
+    """One step of SGD."""
+    return _pytorch.training(case)

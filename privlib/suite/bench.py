@@ -1,14 +1,15 @@
 """`privlib bench NAME`: run `benchmarks/NAME.py`, found by path, and write its record.
 
 A benchmark module has a docstring, `VERSION` (text; new numbers under an old version are not comparable), `ROWS` (what
-`--only` may name) and `run(profile, rows)`, which says what it found through `privlib.suite.record`.
+`--only` may name) and `run(profile, rows)`, which says what it found through `privlib.suite.record`. It may have
+`GROUPS`: names that `--only` also takes, each for several rows.
 """
 
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
@@ -50,14 +51,17 @@ def run(root: Path, name: str, profile: str = "quick", only: Sequence[str] = (),
     """Run a benchmark and write its record; one that raises leaves a record with status `failed`.
 
     Raises:
-        ParameterError: `only` names a row that the benchmark does not have.
+        ParameterError: `only` names a row or a group that the benchmark does not have.
         SystemExit: SIGTERM; nothing is left of the record.
     """
     module = load(root, name)
-    unknown = sorted(set(only) - set(module.ROWS))
+    groups: Mapping[str, Sequence[str]] = getattr(module, "GROUPS", {})
+    unknown = sorted(set(only) - set(module.ROWS) - set(groups))
     if unknown:
-        raise ParameterError(f"benchmark {name} has no row {', '.join(unknown)}; it has: {', '.join(module.ROWS)}.")
-    rows = [row for row in module.ROWS if not only or row in only]
+        known = ", ".join([*module.ROWS, *groups])
+        raise ParameterError(f"benchmark {name} has no row {', '.join(unknown)}; it has: {known}.")
+    wanted = {row for each in only for row in groups.get(each, (each,))}
+    rows = [row for row in module.ROWS if not only or row in wanted]
     command = ["privlib", "bench", name, "--profile", profile, *(["--only", ",".join(only)] if only else [])]
     subject = Subject(name, "benchmark", module.VERSION, profile, {"rows": rows}, command)
     with _sigterm_as_exit(), records.staging(results or root / "results", root, subject) as staged:

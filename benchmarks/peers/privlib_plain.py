@@ -1,0 +1,26 @@
+"""privlib's plain SGD step through the same passes and kernels: beside it the price of privacy shows."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.cases import Case, Prepared
+from benchmarks.peers import _privlib
+from benchmarks.peers._privlib import facts, versions
+
+__all__ = ["PRECISION", "accumulation", "facts", "training", "versions"]
+
+PRECISION = "float32"
+
+
+def training(case: Case) -> Prepared:
+    """One step of SGD."""
+    return _privlib.training(case, __name__)
+
+
+def accumulation(case: Case) -> Prepared:
+    """The summed gradient of one batch, left in native memory."""
+    return _privlib.accumulation(case, __name__)
+
+
+if __name__ == "__main__":
+    _privlib.export(Path(sys.argv[1]), Path(sys.argv[2]), private=False)
