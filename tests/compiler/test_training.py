@@ -76,7 +76,7 @@ class TinyConv(nn.Module):
 
 
 class Everything(nn.Module):
-    """What views meet: convolutions (one of them grouped), normalization, linear layers at one and at several places."""
+    """What views meet: convolutions, one of them grouped, normalization, linear layers at one and at several places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_count_for_nothing() -> None:
         step.step(images, labels)
         noisy.step(images, labels)
         with torch.no_grad():
-            model.bias -= 0.1 * torch.from_numpy(sums["bias"]).float() / 8
+            model.bias.sub_(torch.from_numpy(sums["bias"]).float() * 0.1 / 8)
         np.testing.assert_allclose(step.parameters()["bias"], model.bias.detach().numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(step.parameters()["weight"], frozen)
     np.testing.assert_array_equal(noisy.parameters()["weight"], frozen)
@@ -282,7 +282,9 @@ def test_a_gradient_of_zero_and_one_at_the_bound_pass_unchanged() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model[2].bias[:] = torch.tensor([1000.0, *[0.0] * (CLASSES - 1)])  # the right class, with certainty
+        model.get_parameter("2.bias")[:] = torch.tensor(
+            [1000.0, *[0.0] * (CLASSES - 1)]
+        )  # the right class, with certainty
     images, labels = data(4, (7,))
     labels[:] = 0
     for clipping in ("flat", "normalize"):

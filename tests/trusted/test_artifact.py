@@ -22,6 +22,12 @@ from privlib.trusted import ArtifactError, CompiledModel, artifact, load
 FILES = ("manifest.json", "library.so", "parameters.bin")
 
 
+def load_model(folder: Path) -> CompiledModel:
+    loaded = load(folder)
+    assert isinstance(loaded, CompiledModel)
+    return loaded
+
+
 @pytest.fixture(scope="module")
 def compiled() -> CompiledModel:
     torch.manual_seed(0)
@@ -39,7 +45,7 @@ def folder(compiled: CompiledModel, tmp_path: Path) -> Path:
 
 
 def test_export_and_load_give_the_same_bits(compiled: CompiledModel, folder: Path, images: np.ndarray) -> None:
-    loaded = load(folder)
+    loaded = load_model(folder)
     np.testing.assert_array_equal(loaded.run(images), compiled.run(images))
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert (loaded.batch_size, loaded.input_shape, loaded.output_shape) == (4, (3, 32, 32), (10,))
@@ -243,20 +249,20 @@ def test_code_does_not_run_on_shapes_it_was_not_built_for(folder: Path, shape: l
     """The manifest is consistent and the input fits it, but the code is for another shape."""
     change(folder, lambda manifest: manifest.update(input_shape=shape))
     with pytest.raises(ArtifactError, match="does not fit its manifest"):
-        load(folder).run(np.zeros((4, *shape), np.float32))
+        load_model(folder).run(np.zeros((4, *shape), np.float32))
 
 
 @pytest.mark.parametrize("shape", [[1], [9], [11], [2, 5]])
 def test_an_output_of_another_shape_is_refused(folder: Path, shape: list[int]) -> None:
     change(folder, lambda manifest: manifest.update(output_shape=shape))
     with pytest.raises(ArtifactError, match="gives"):
-        load(folder).run(np.zeros((4, 3, 32, 32), np.float32))
+        load_model(folder).run(np.zeros((4, 3, 32, 32), np.float32))
 
 
 def test_parameters_of_another_shape_are_refused_by_the_code(folder: Path) -> None:
     change(folder, lambda manifest: manifest["parameters"].reverse())
     with pytest.raises(ArtifactError, match="does not fit its manifest"):
-        load(folder).run(np.zeros((4, 3, 32, 32), np.float32))
+        load_model(folder).run(np.zeros((4, 3, 32, 32), np.float32))
 
 
 def test_a_path_that_holds_nothing_is_refused(tmp_path: Path) -> None:
@@ -270,9 +276,9 @@ def test_a_path_that_holds_nothing_is_refused(tmp_path: Path) -> None:
 def test_an_export_replaces_an_artifact(compiled: CompiledModel, folder: Path, images: np.ndarray) -> None:
     other = compile_inference(nn.Linear(5, 3), 2, (5,))
     other.export(folder)
-    assert load(folder).output_shape == (3,)
+    assert load_model(folder).output_shape == (3,)
     load(folder).export(folder)  # onto itself
-    assert load(folder).output_shape == (3,)
+    assert load_model(folder).output_shape == (3,)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
