@@ -48,23 +48,30 @@ class Site:
 
 
 def differentiate(
-    module: tvm.IRModule, frozen: Collection[str] = (), clipping: Clipping | None = None, views: int = 1
+    module: tvm.IRModule,
+    frozen: Collection[str] = (),
+    clipping: Clipping | None = None,
+    views: int = 1,
+    loss: relax.Function | None = None,
 ) -> tvm.IRModule:
     """The pass. `frozen` names function parameters that get no gradient and count for no norm.
 
     `views` consecutive rows of the input are views of one example: labels and losses have a row for each of them, and
     an example's gradient is the mean of theirs, taken before the norm; mask, norms and factors have a row an example.
+    `loss` is a function (logits, labels) → (losses, their gradients); None is cross-entropy.
 
     Raises CompileError for a trainable parameter used twice, or where no example's gradient can be told from another's;
     UnsupportedOperatorError for an operator without a gradient.
     """
     live = relax.transform.DeadCodeElimination()(module)
-    return _Differentiator(live["main"], frozenset(frozen), clipping or Clipping(), views).run()
+    return _Differentiator(live["main"], frozenset(frozen), clipping or Clipping(), views, loss).run()
 
 
 class _Differentiator:
-    def __init__(self, main: relax.Function, frozen: frozenset[str], clipping: Clipping, views: int) -> None:
-        self.main, self.frozen, self.clipping, self.views = main, frozen, clipping, views
+    def __init__(
+        self, main: relax.Function, frozen: frozenset[str], clipping: Clipping, views: int, loss: relax.Function | None
+    ) -> None:
+        self.main, self.frozen, self.clipping, self.views, self.loss = main, frozen, clipping, views, loss
         self.builder = relax.BlockBuilder()
         self.values: dict[relax.Var, relax.Expr] = {}
         self.gradients: dict[relax.Var, relax.Expr] = {}
@@ -85,9 +92,7 @@ class _Differentiator:
                 for binding in bindings:
                     self.follow_examples(binding)
                     self.values[binding.var] = self.builder.emit(self.forward(binding.value))
-                losses, start = self.pair(
-                    self.emit("cross_entropy", [self.values[self.main.body.body], labels], scale=1 / self.views)
-                )
+                losses, start = self.loss_and_gradient(self.values[self.main.body.body], labels)
                 self.gradients[self.main.body.body] = start
                 for binding in reversed(bindings):
                     if binding.var in self.gradients:
@@ -95,6 +100,22 @@ class _Differentiator:
                 output = self.builder.emit_output(relax.Tuple([losses, *self.clipped_sums(mask)]))
             self.builder.emit_func_output(output)
         return self.builder.get()
+
+    def loss_and_gradient(self, logits: relax.Expr, labels: relax.Expr) -> tuple[relax.Expr, ...]:
+        if self.loss is None:
+            return self.pair(self.emit("cross_entropy", [logits, labels], scale=1 / self.views))
+        self.values.update(zip(self.loss.params, (logits, labels), strict=True))
+        for block in self.loss.body.blocks:
+            for binding in block.bindings:
+                value = binding.value
+                if isinstance(value, relax.Call):
+                    value = relax.Call(value.op, [self.get(arg) for arg in value.args], value.attrs, value.ty_args)
+                else:
+                    value = self.get(value)
+                self.values[binding.var] = self.builder.emit(value)
+        losses, gradient = self.pair(self.get(self.loss.body.body))
+        share = relax.const(1 / self.views, dtype_of(gradient))
+        return losses, gradient if self.views == 1 else self.builder.emit(relax.op.multiply(gradient, share))
 
     def follow_examples(self, binding: relax.Binding) -> None:
         """Every value computed from the input must keep the examples apart and in order; anything else is refused.
@@ -132,6 +153,8 @@ class _Differentiator:
     def get(self, expression: relax.Expr) -> relax.Expr:
         if isinstance(expression, relax.Tuple):
             return relax.Tuple([self.get(part) for part in expression.fields])
+        if isinstance(expression, relax.TupleGetItem):
+            return relax.TupleGetItem(self.get(expression.tuple_value), expression.index)
         return self.values.get(expression, expression) if isinstance(expression, relax.Var) else expression
 
     def emit(self, name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Expr:

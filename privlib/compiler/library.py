@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+from tvm import relax
 
 from privlib.compiler import pipeline
 from privlib.compiler.errors import CompileError
@@ -57,9 +58,18 @@ def verify_once(library: Path, artifact: format.Artifact, check: Callable[[], ob
 
 
 def _content_key(module: tvm.IRModule, cpu: Machine) -> str:
-    """Hash of all that decides the machine code: the printed module (it holds no constants), the CPU level, TVM's
-    version."""
-    return hashlib.sha256(f"{tvm.__version__} {cpu}\n{module.script()}".encode()).hexdigest()[:32]
+    """Hash of all that decides the machine code: the printed module, its constants, the CPU level, TVM's version."""
+    digest = hashlib.sha256(f"{tvm.__version__} {cpu}\n{module.script()}".encode())
+
+    def add(node: object) -> None:
+        data = getattr(node, "value", None)
+        if isinstance(data, tvm.runtime.Tensor):
+            digest.update(str(data.dtype).encode() + data.numpy().tobytes())
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, add)
+    return digest.hexdigest()[:32]
 
 
 def _digest(library: Path, arrays: Arrays, facts: Mapping[str, object]) -> str:

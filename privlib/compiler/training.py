@@ -10,6 +10,7 @@ import tvm
 
 from privlib.compiler import library, pipeline
 from privlib.compiler.canonicalize import canonicalize
+from privlib.compiler.custom_loss import Loss, import_loss
 from privlib.compiler.differentiate import Clipping, differentiate
 from privlib.compiler.errors import CompileError
 from privlib.compiler.fuse import fuse
@@ -53,6 +54,7 @@ class _Plan:
     precision: str
     frozen: tuple[str, ...]
     norm_strategy: str | Mapping[str, str]
+    loss: Loss | None
 
     @property
     def views(self) -> int:
@@ -70,6 +72,7 @@ def compile_training(
     batch_size: int,
     *,
     input_shape: Sequence[int] = (3, 32, 32),
+    loss: str | Loss = "cross_entropy",
     optimizer: SGD,
     privacy: DPSGD | None = None,
     target: str = "native",
@@ -78,11 +81,12 @@ def compile_training(
 ) -> CompiledTraining:
     """Compile a training step of `model` for physical batches of batch_size examples float32 (…, *input_shape).
 
-    The loss is cross-entropy. privacy=None is plain SGD through the same kernels. Parameters with requires_grad=False
-    are frozen: they stay as they are and count for no norm. precision "float64" is for verification.
-    norm_strategy: "auto", "goodfellow", "gram" or "instantiate", or a dict from weight names to these. Code is cached
-    by content; when it is built, losses, norms and the gradient sum of a random batch must agree with eager PyTorch's
-    (1e-4 and 5e-2 relative). Raises UnsupportedOperatorError, CompileError, TargetError, NoiseError, VerificationError.
+    loss: "cross_entropy", or a function (logits, labels int64 (B,)) → (B,). privacy=None is plain SGD through the same
+    kernels. Parameters with requires_grad=False are frozen: they stay as they are and count for no norm. precision:
+    "float64" is for verification. norm_strategy: "auto", "goodfellow", "gram" or "instantiate", or a dict from weight
+    names to these. Code is cached by content; when it is built, loss and gradient sum of a random batch must agree with
+    eager PyTorch's (1e-4 and 5e-2 relative). Raises UnsupportedOperatorError, CompileError, TargetError, NoiseError,
+    VerificationError.
     """
     cpu = machine(target)
     if not runs_here(cpu.level):
@@ -92,15 +96,29 @@ def compile_training(
     refuse_modules(model)
     views = privacy.augmentations if privacy else 1
     imported = import_model(model, batch_size * views, input_shape)
-    plan = _Plan(cpu, optimizer, privacy, precision, _frozen(model, imported), norm_strategy)
+    plan = _Plan(cpu, optimizer, privacy, precision, _frozen(model, imported), norm_strategy, _loss(loss))
     stages, choices, margin = _passes(imported, plan, batch_size)
     path, _ = library.build_library(stages["planned"], cpu)
     facts = _facts(imported, plan, stages, choices, margin, batch_size, input_shape)
     arrays, roles = _arrays(model, imported, plan)
     artifact = library.cached_artifact(path, arrays, {**facts, "roles": roles})
     compiled = CompiledTraining(artifact, stages)
-    library.verify_once(path, artifact, lambda: verify_training(model, compiled))
+    classes = shape_of_result(stages["canonical"])[-1]
+    library.verify_once(path, artifact, lambda: verify_training(model, compiled, plan.loss, classes))
     return compiled
+
+
+def _loss(loss: str | Loss) -> Loss | None:
+    """The function, or None for cross-entropy."""
+    if callable(loss):
+        return loss
+    if loss != "cross_entropy":
+        raise CompileError(f"loss is 'cross_entropy' or a function (logits, labels) → (B,), got {loss!r}")
+    return None
+
+
+def shape_of_result(module: tvm.IRModule) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in module["main"].ret_ty.shape)
 
 
 def _frozen(model: torch.nn.Module, imported: Imported) -> tuple[str, ...]:
@@ -119,9 +137,13 @@ def _passes(
     stages["canonical"] = canonicalize(imported.module, plan.precision)
     stages["fused"] = fuse(stages["canonical"])
     kind = plan.privacy.clipping if plan.privacy else "none"
+    rows, *classes = shape_of_result(stages["canonical"])
+    if len(classes) != 1 or rows != batch_size * plan.views:
+        raise CompileError(f"the model gives {(rows, *classes)}; the loss needs logits (batch, classes)")
+    loss = import_loss(plan.loss, rows, classes[0], plan.precision) if plan.loss else None
 
     def chosen(bound: float) -> dict[str, Choice]:
-        graph = differentiate(stages["fused"], plan.frozen, Clipping(kind, bound), plan.views)
+        graph = differentiate(stages["fused"], plan.frozen, Clipping(kind, bound), plan.views, loss)
         stages["differentiated"] = graph
         stages["strategies"], choices = choose(graph, plan.cpu, plan.norm_strategy)
         return choices
@@ -180,7 +202,7 @@ def _facts(
         "level": plan.cpu.level,
         "batch_size": batch_size,
         "input_shape": list(input_shape),
-        "num_classes": int(stages["canonical"]["main"].ret_ty.shape[-1]),
+        "num_classes": None if plan.loss else shape_of_result(stages["canonical"])[-1],
         "dtype": plan.precision,
         "optimizer": {
             "learning_rate": o.learning_rate,

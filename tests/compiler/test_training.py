@@ -424,6 +424,45 @@ def _all_frozen(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False)
 
 
+PLACES = torch.arange(CLASSES)
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "smoothed": lambda z, y: functional.cross_entropy(z, y, reduction="none", label_smoothing=0.1),
+    "squared": lambda z, y: ((z - (y[:, None] == PLACES).to(z.dtype)) ** 2).mean(1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_given_as_a_function(name: str) -> None:
+    model, loss = small(), LOSSES[name]
+    images, labels = data(5, (7,))
+    for precision, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+        step = compile_training(
+            model, 4, input_shape=(7,), loss=loss, optimizer=SGD(0.1), privacy=clip_only(1e6), precision=precision
+        )
+        reference = models_double(model)
+        losses = loss(reference(torch.from_numpy(images).double()), torch.from_numpy(labels))
+        losses.sum().backward()
+        found = step.clipped_gradient_sum(images, labels)
+        for key, parameter in reference.named_parameters():
+            assert parameter.grad is not None
+            assert np.linalg.norm(found[key] - parameter.grad.numpy()) < tolerance * parameter.grad.norm().item()
+        assert step.mean_loss(images, labels) == pytest.approx(losses.mean().item(), rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (functional.cross_entropy, r"shape \(\) for 4 examples.*reduction='none'"),
+        (lambda z, y: functional.cross_entropy(z, y, reduction="none") - z.mean(), "other examples"),
+        (lambda z, y: functional.multi_margin_loss(z, y, reduction="none"), "cannot be imported"),
+        ("mse", "'cross_entropy' or a function"),
+    ],
+)
+def test_losses_that_are_not_per_example_are_refused(loss: Any, message: str) -> None:
+    with pytest.raises(CompileError, match=message):
+        compile_training(small(), 4, input_shape=(7,), loss=loss, optimizer=SGD(0.1), privacy=clip_only())
+
+
 @pytest.mark.parametrize(
     "options",
     [
