@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,14 +62,16 @@ def test_every_package_is_in_the_map() -> None:
             assert f"\n  {path.name}/" in tree, f"{path.name} is missing from the README's map"
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from privlib import trained
 
-    (example,) = blocks("python")
     monkeypatch.setenv("PRIVLIB_OFFLINE", "1")
     monkeypatch.setenv("PRIVLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     recipe = trained.Recipe(epochs=1, learning_rate=0.02, train_images=256)
     monkeypatch.setitem(trained.RECIPES, ("small_cnn", "quick"), recipe)
-    exec(compile(example, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    for example in blocks("python"):  # one after the other, as a reader would
+        exec(compile(example, "README.md", "exec"), names)
     assert (tmp_path / "small_cnn.privlib").exists()
+    assert names["step"].private and names["step"].steps == 3
