@@ -120,6 +120,8 @@ def _extents(shape: relax.ShapeExpr) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, str | bool | int | float):
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str | bool | int):
         return value
     return [_plain(each) for each in value] if hasattr(value, "__iter__") else str(value)
