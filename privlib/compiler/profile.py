@@ -11,8 +11,8 @@ from privlib.trusted import artifact as format
 from privlib.trusted.runtime import load_code, virtual_machine
 
 FORWARD, BACKWARD = "forward pass", "backward pass"
-NORMS, SUMS, GRID = "per-example norms", "clipped sums", "onto the grid"
-PARTS = (FORWARD, BACKWARD, NORMS, SUMS, GRID)
+NORMS, SUMS, KEPT = "per-example norms", "clipped sums", "adding up"
+PARTS = (FORWARD, BACKWARD, NORMS, SUMS, KEPT)
 """The parts that `parts` tells apart, in the order in which a step begins them."""
 
 _NORM_KERNELS = ("weight_norm", "row_squares", "elementwise_multiply", "clip")
@@ -65,8 +65,8 @@ def kernel_times(step: CompiledTraining, images: np.ndarray, labels: np.ndarray,
 def parts(calls: list[tuple[str, float]]) -> dict[str, float]:
     """Seconds of each of PARTS, from the calls in order.
 
-    Up to the loss is the forward pass; from the first sum on everything serves the sums, until they go to the grid.
-    Between, a kernel belongs to the norms by its name and else to the backward pass.
+    Up to the loss is the forward pass; from the first sum on everything serves the sums, until they are added to those
+    kept between calls. Between, a kernel belongs to the norms by its name and else to the backward pass.
     """
     seconds_of = dict.fromkeys(PARTS, 0.0)
     now = FORWARD
@@ -74,7 +74,7 @@ def parts(calls: list[tuple[str, float]]) -> dict[str, float]:
         if now == BACKWARD and name.startswith(_SUM_KERNELS):
             now = SUMS
         if name.startswith("fold"):
-            now = GRID
+            now = KEPT
         seconds_of[NORMS if now == BACKWARD and name.startswith(_NORM_KERNELS) else now] += seconds
         if name.startswith("cross_entropy"):
             now = BACKWARD
