@@ -49,10 +49,11 @@ def grouped_bars(
     """Horizontal bars: a group a label, a bar a series, the value written at its end, the 95% interval as a whisker.
 
     Args:
-        series: name to one value a group; `privlib` gets the palette's first colour, the others the next ones.
+        series: name to one value a group; `privlib` (or `privlib private`) gets the palette's first colour, the
+            others the next ones.
     """
     others = [colour for colour in CYCLE if colour != OURS]
-    colours = {name: OURS if name == "privlib" else others.pop(0) for name in series}
+    colours = {name: OURS if name in ("privlib", "privlib private") else others.pop(0) for name in series}
     height = 0.8 / len(series)
     largest = max(value for values in series.values() for value in values)
     for position, (name, values) in enumerate(series.items()):
