@@ -12,7 +12,7 @@ _WORDS = {
     "mobilenet224": "MobileNet 224", "pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "privlib": "privlib",
     "bf16": "bf16", "tvm": "TVM", "opacus": "Opacus", "jax": "JAX", "tec": "TEC", "mee": "MEE", "mgx": "MGX",
     "ctr": "CTR", "img": "image", "l2": "L2", "mpc": "MPC", "fhe": "FHE", "zk": "ZK", "tee": "TEE",
-    "cifar10": "CIFAR-10",
+    "cifar10": "CIFAR-10", "fastdp": "fastDP", "fma": "FMA",
 }  # fmt: skip
 
 
