@@ -18,14 +18,7 @@ GROUPS = {"training": ("vgg9", "resnet32")}
 
 # A step of a slow peer lasts seconds, so a round lasts ten; in `smoke` a small network and what starts fast.
 EFFORTS = {"smoke": Effort(2, 0.01), "quick": Effort(7, 0.15), "full": Effort(15, 0.3)}
-SMOKE_PEERS = (
-    "opacus_ghost",
-    "opacus_hooks",
-    "privlib_plain",
-    "privlib_private",
-    "pytorch_channels_last",
-    "pytorch_eager",
-)
+SMOKE_PEERS = ("opacus_ghost", "privlib_plain", "privlib_private", "pytorch_channels_last", "pytorch_eager")
 
 FASTDP = "fastdp_stand_in"
 FASTDP_SHARE = 0.37

@@ -29,7 +29,8 @@ KERNEL_EFFORT = {"smoke": Effort(2, 0.01), "quick": Effort(5, 0.05), "full": Eff
 
 def run(profile: str, rows: Sequence[str]) -> None:
     """Measure `rows`: a network against m, or the kernels."""
-    for row in [row for row in rows if row in _MODELS] if profile != "smoke" else ["small_cnn"]:
+    networks = [row for row in rows if row in _MODELS]
+    for row in networks if profile != "smoke" else ["small_cnn"] * bool(networks):
         growth(row, {m: _batch(row, m, profile) for m in SIZES[profile]})
     if "kernels" in rows:
         found = kernels.convolutions("vgg9", 64) | kernels.convolutions("resnet32", 64)

@@ -70,12 +70,14 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         del sys.modules[name]
 
 
-def _compare(case: Case, tmp_path: Path, effort: harness.Effort) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def _compare(
+    case: Case, tmp_path: Path, effort: harness.Effort, task: str = "inference"
+) -> tuple[harness.Measured, dict[str, Any]]:
     subject = Subject("tiny", "benchmark", "1", "smoke", {}, ["privlib"])
     with records.staging(tmp_path / "results", tmp_path, subject) as staged, pytest.MonkeyPatch.context() as patch:
         patch.setenv(record.RUN_FOLDER, str(staged.folder))
-        rates = harness.compare(case, "inference", effort)
-        return rates, staged.commit("ok").data
+        measured = harness.compare(case, task, effort)
+        return measured, staged.commit("ok").data
 
 
 @pytest.mark.alone
@@ -84,7 +86,7 @@ def test_peers_take_turns_and_their_numbers_are_their_own(
 ) -> None:
     peer("pytorch_eager", letter="E", seconds=0.03)
     peer("peer_b", letter="B", seconds=0.01, megabytes=100, transient=60)
-    rates, data = _compare(case, tmp_path, harness.Effort(rounds=5, turn_seconds=0.02))
+    measured, data = _compare(case, tmp_path, harness.Effort(rounds=5, turn_seconds=0.02))
     turns = "".join(name for name, _ in itertools.groupby((case.folder / "order").read_text()))
     # Peers prepare side by side, in no order; then they warm up in turn, and five rounds follow.
     assert turns.endswith("BE" * 6)
@@ -92,7 +94,8 @@ def test_peers_take_turns_and_their_numbers_are_their_own(
     metrics = {metric["name"]: metric for metric in data["metrics"]}
     assert metrics["tiny_batch4/pytorch_eager/throughput"]["median"] == pytest.approx(4 / 0.03, rel=0.3)
     assert metrics["tiny_batch4/peer_b/throughput"]["n"] == 5
-    assert len(rates["peer_b"]) == 5
+    assert len(measured.throughput["peer_b"]) == 5
+    assert measured.peak_bytes["peer_b"] == metrics["tiny_batch4/peer_b/peak_memory"]["value"]
     held = (
         metrics["tiny_batch4/peer_b/peak_memory"]["value"] - metrics["tiny_batch4/pytorch_eager/peak_memory"]["value"]
     )
@@ -101,11 +104,20 @@ def test_peers_take_turns_and_their_numbers_are_their_own(
     assert data["versions"] == {"pytorch_eager": "1.2", "peer_b": "1.2"}
 
 
-def test_a_peer_with_other_answers_stops_the_benchmark(case: Case, peer: Callable[..., None]) -> None:
+def test_our_own_answers_must_agree(case: Case, peer: Callable[..., None]) -> None:
+    peer("pytorch_eager")
+    peer("privlib", factor=1.001)
+    with pytest.raises(harness.BenchmarkError, match=r"privlib is 1\.0e-03 away from PyTorch eager, more than 1e-04"):
+        harness.compare(case, "inference", harness.EFFORTS["smoke"])
+
+
+def test_a_competitor_with_other_answers_is_left_out(case: Case, peer: Callable[..., None], tmp_path: Path) -> None:
     peer("pytorch_eager")
     peer("peer_b", factor=1.001)
-    with pytest.raises(harness.BenchmarkError, match=r"peer_b is 1\.0e-03 away from PyTorch eager, more than 1e-04"):
-        harness.compare(case, "inference", harness.EFFORTS["smoke"])
+    measured, data = _compare(case, tmp_path, harness.EFFORTS["smoke"])
+    assert set(measured.throughput) == {"pytorch_eager"}
+    assert any("peer_b is 1.0e-03 away from PyTorch eager, more than 1e-04: left out" in n for n in data["notes"])
+    assert not any("peer_b" in metric["name"] for metric in data["metrics"])
 
 
 @pytest.mark.parametrize(
@@ -147,10 +159,83 @@ def test_every_peer_says_its_precision_and_versions() -> None:
         "pytorch_bf16",
         "onnxruntime",
     }
-    for module in harness.peers("inference").values():
-        assert module.PRECISION in harness.TOLERANCES
+    tasks = [(task, module) for task in harness.TOLERANCES for module in harness.peers(task).values()]
+    for task, module in tasks:
+        assert module.PRECISION in harness.TOLERANCES[task]
         assert all(module.versions().values())
         assert module.__doc__
+
+
+TRAINER = """
+import numpy as np
+from benchmarks.cases import Prepared
+PRECISION, PRIVATE = "{precision}", {private}
+
+def versions():
+    return {{}}
+
+def facts(case, peer, run):
+    return {{"operators": len(peer) + run()}}
+
+def training(case):
+    return Prepared({{"big": np.full(100, {big}), "small": np.full(2, {small})}}, lambda: 7)
+"""
+
+
+def _reference(case: Case, kind: str, value: float) -> None:
+    np.savez(case.folder / f"output-reference_{kind}.npz", big=np.full(100, value), small=np.full(2, value / 100))
+
+
+def test_training_is_compared_by_what_a_peer_hands_over_private_and_plain_apart(
+    case: Case, peer: Callable[..., None], tmp_path: Path
+) -> None:
+    _reference(case, "plain", 1.0)
+    _reference(case, "private", 2.0)
+    peer("peer_a", text=TRAINER, precision="float32", private=False, big=1.0, small=0.01)
+    peer("peer_b", text=TRAINER, precision="float32", private=True, big=2.0, small=0.0201)
+    measured, data = _compare(case, tmp_path, harness.EFFORTS["smoke"], "training")
+    errors = {m["name"]: m["value"] for m in data["metrics"] if m["name"].endswith("relative_error")}
+    assert errors["tiny_batch4/peer_a/relative_error"] == 0.0
+    assert errors["tiny_batch4/peer_b/relative_error"] == pytest.approx(0.005), "of the worst array, not of all"
+    assert measured.facts["peer_b"] == {"operators": len("benchmarks.peers.peer_b") + 7}
+    assert measured.modules["peer_b"].PRIVATE
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"small": 0.011}, r"privlib_a is 1\.0e-01 away from Reference plain, more than 5e-02"),
+        ({"small": "np.nan"}, "privlib_a is nan away"),
+        ({"private": True}, r"privlib_a is 5\.0e-01 away from Reference private"),
+    ],
+)
+def test_one_wrong_gradient_stops_the_benchmark(
+    case: Case, peer: Callable[..., None], settings: dict[str, Any], complaint: str
+) -> None:
+    _reference(case, "plain", 1.0)
+    _reference(case, "private", 2.0)
+    changed = {"precision": "float32", "private": False, "big": 1.0, "small": 0.01, **settings}
+    peer("privlib_a", text=TRAINER, **changed)
+    with pytest.raises(harness.BenchmarkError, match=complaint):
+        harness.compare(case, "training", harness.EFFORTS["smoke"])
+
+
+def test_bfloat16_is_compared_over_all_gradients_together(
+    case: Case, peer: Callable[..., None], tmp_path: Path
+) -> None:
+    _reference(case, "plain", 1.0)
+    peer("peer_a", text=TRAINER, precision="bfloat16", private=False, big=1.0, small=0.02)
+    _, data = _compare(case, tmp_path, harness.EFFORTS["smoke"], "training")
+    (error,) = [m["value"] for m in data["metrics"] if m["name"].endswith("relative_error")]
+    assert 0 < error < 0.01
+
+
+def test_only_the_peers_named_take_part(case: Case, peer: Callable[..., None]) -> None:
+    peer("pytorch_eager")
+    peer("peer_b", factor=2.0)
+    assert set(harness.compare(case, "inference", harness.EFFORTS["smoke"], ["pytorch_eager"]).throughput) == {
+        "pytorch_eager"
+    }
 
 
 @pytest.mark.parametrize("row", ["vgg9_batch16", "mobilenet224_batch16"])

@@ -1,7 +1,7 @@
 """Write environment.yml, the conda way in, from pyproject.toml: python and pip from conda, everything else from pip.
 
-    python tools/environment_yml.py            writes the file
-    python tools/environment_yml.py --check    fails when it differs from what would be written
+python tools/environment_yml.py            writes the file
+python tools/environment_yml.py --check    fails when it differs from what would be written
 """
 
 import sys
@@ -28,7 +28,7 @@ def render(pyproject: Path = ROOT / "pyproject.toml") -> str:
     ]
     for extra, required in project.get("optional-dependencies", {}).items():
         lines += [f"      # {extra}", *(f'      - "{requirement}"' for requirement in required)]
-    return "\n".join([*lines, "      # this project", '      - -e .']) + "\n"
+    return "\n".join([*lines, "      # this project", "      - -e ."]) + "\n"
 
 
 def main() -> int:

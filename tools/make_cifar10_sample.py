@@ -1,6 +1,6 @@
 """Make the sample that ships with privlib: the first 50 images of each class of either split, in their order.
 
-    python tools/make_cifar10_sample.py        (fetches CIFAR-10 when it is not cached)
+python tools/make_cifar10_sample.py        (fetches CIFAR-10 when it is not cached)
 """
 
 import json

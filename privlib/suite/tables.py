@@ -13,6 +13,7 @@ _WORDS = {
     "bf16": "bf16", "tvm": "TVM", "opacus": "Opacus", "jax": "JAX", "tec": "TEC", "mee": "MEE", "mgx": "MGX",
     "ctr": "CTR", "img": "image", "l2": "L2", "mpc": "MPC", "fhe": "FHE", "zk": "ZK", "tee": "TEE",
     "cifar10": "CIFAR-10", "cnn": "CNN", "dram": "DRAM", "mhz": "MHz", "vta": "VTA", "int8": "int8", "aes": "AES",
+    "fastdp": "fastDP", "fma": "FMA",
 }  # fmt: skip
 
 
