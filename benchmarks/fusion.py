@@ -21,8 +21,8 @@ OURS = ("privlib_plain", "privlib_private")
 OTHERS = ("naive_loop", "opacus_ghost", "torch_func_vmap")
 # Batch sizes m. The others take seconds a batch, and grow with m as the smaller ones show.
 SIZES = {"smoke": (4, 8), "quick": (32, 64, 128), "full": (64, 128, 256, 512)}
-OTHERS_UP_TO = {"smoke": 4, "quick": 128, "full": 256}
-OUR_EFFORT = {"smoke": Effort(2, 0.01), "quick": Effort(9, 0.15), "full": Effort(21, 0.3)}
+OTHERS_UP_TO = {"smoke": 4, "quick": 64, "full": 256}
+OUR_EFFORT = {"smoke": Effort(2, 0.01), "quick": Effort(9, 0.15), "full": Effort(15, 0.3)}
 OTHERS_EFFORT = {"smoke": Effort(2, 0.01), "quick": Effort(3, 0.1), "full": Effort(3, 0.1)}
 KERNEL_EFFORT = {"smoke": Effort(2, 0.01), "quick": Effort(5, 0.05), "full": Effort(15, 0.1)}
 
