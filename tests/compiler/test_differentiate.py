@@ -170,7 +170,7 @@ def test_frozen_parameters_get_no_sum_and_count_for_no_norm() -> None:
     next(model.parameters()).requires_grad_(False)
     inputs = batch(7, (10,), "float64")
     imported = import_model(model, 7, (10,))
-    (frozen,) = [str(p.name) for p in imported.module["main"].params if "0_weight" in str(p.name)]
+    (frozen,) = [str(p.name) for p in imported.module["main"].params if str(p.name) == "0.weight"]
     _, squares, _, *sums = step(imported, Clipping("flat", 0.3), frozen=(frozen,))(*inputs)
     _, expected_squares, expected = loop(model, inputs, 0.3)
     assert len(sums) == 3 and worst(sums, expected) < 1e-10
@@ -259,8 +259,8 @@ class Normalized(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Tied(), (8,), "layer_weight is used in two places"),
-        (Unused(), (8,), "idle_weight.*does not depend on them"),
+        (Tied(), (8,), r"layer\.weight is used in two places"),
+        (Unused(), (8,), r"idle\.weight.*does not depend on them"),
         (Normalized(), (3, 8, 8), "GroupNorm"),
         (Mixed(), (8,), "mix the examples"),
         (Turned(), (2, 8), "mix the examples"),
