@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.cases import LEARNING_RATE, MAX_GRAD_NORM, NOISE_MULTIPLIER, Case, Prepared
+from privlib.errors import PrivlibError
 
 Parameters = dict[str, Any]
 Loss = Callable[[Parameters, Any, Any], Any]
@@ -113,4 +114,4 @@ def _apply(jax: Any, node: Any, modules: Mapping[str, Any], parameters: Paramete
         layout = ("NHWC", "HWIO", "NHWC")
         y = jax.lax.conv_general_dilated(x, weight, module.stride, padding, dimension_numbers=layout)
         return y if bias is None else y + bias
-    raise NotImplementedError(f"the JAX peers do not know {kind if module else name}")
+    raise PrivlibError(f"the JAX peers do not know {kind if module else name}; add it to {__name__}, or leave JAX out")
