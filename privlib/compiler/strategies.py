@@ -21,7 +21,7 @@ from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
 NAMES = ("goodfellow", "gram", "instantiate")
-KEPT_SHARE = 0.2  # of the bytes of all activations and gradients kept for the weights
+KEPT_SHARE = 0.33  # of the bytes of all activations and gradients kept for the weights
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -122,3 +123,17 @@ def register_tile(
 
     reduction(step)
     return accumulator
+
+
+def transposed(rows: Sequence[Expression]) -> list[Expression]:
+    """The columns of as many vectors as each has lanes (a power of two), in registers: Eklundh's exchanges."""
+    vectors, lanes = list(rows), len(rows)
+    distance = 1
+    while distance < lanes:
+        for r in (r for r in range(lanes) if not r & distance):
+            pair = [vectors[r], vectors[r + distance]]
+            upper = [j if not j & distance else lanes + j - distance for j in range(lanes)]
+            lower = [j + distance if not j & distance else lanes + j for j in range(lanes)]
+            vectors[r], vectors[r + distance] = (T.Bind(tirx.Shuffle(pair, order)) for order in (upper, lower))
+        distance *= 2
+    return vectors
