@@ -9,6 +9,8 @@ answers are lines of JSON:
     {"do": "facts"}                     -> {"operators": ..., ...}                   what the peer can tell of its run
 """
 
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -67,7 +69,10 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _reset_peak() -> None:
-    """Forget the peak reached while compiling (proc(5), clear_refs): what counts is the peak while running."""
+    """Forget the peak reached while compiling and comparing (proc(5), clear_refs), after giving back what the allocator
+    still holds of it: what counts is the peak while running."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 

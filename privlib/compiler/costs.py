@@ -12,6 +12,7 @@ INPUT_TRANSFORM_CYCLES = 150
 OUTPUT_TRANSFORM_CYCLES = 100
 # of the peak: what the direct weight gradient and the Gram matrices reach
 DIRECT_SHARE, GRAM_SHARE = 0.8, 0.68
+READ_CYCLES = 13  # one vector from memory, both cores reading (measured on Zen 3 and, in half cycles, on Zen 4)
 
 
 def direct_cycles(machine: Machine, dtype: str, shape: Conv2d) -> float:
@@ -66,13 +67,33 @@ def gram_cycles(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> 
     return shape.batch // views * (products / FMA_PER_CYCLE / GRAM_SHARE + additions) / lanes
 
 
+def norm_cycles(machine: Machine, dtype: str, shape: Conv2d, views: int, strategy: str) -> float:
+    """Taking the norms by "gram", or by "instantiate" with every gradient dropped again."""
+    if strategy == "gram":
+        return gram_cycles(machine, dtype, shape, views)
+    return _weight_cycles(machine, dtype, shape, views, "norm")
+
+
+def keeping_saves(machine: Machine, dtype: str, shape: Conv2d, views: int, strategy: str) -> float:
+    """Cycles by which keeping every gradient, whose sum is then read from memory, beats `strategy` and a second pass
+    for the sum."""
+    dropped = norm_cycles(machine, dtype, shape, views, strategy) + _weight_cycles(machine, dtype, shape, 1, "summed")
+    vectors = -(-shape.c_out // machine.lanes(dtype)) * shape.kernel[0] * shape.kernel[1] * shape.c_in
+    read = shape.batch // views * vectors * READ_CYCLES
+    return dropped - _weight_cycles(machine, dtype, shape, views, "kept") - read
+
+
+def _weight_cycles(machine: Machine, dtype: str, shape: Conv2d, views: int, mode: str) -> float:
+    direct = direct_weight_cycles(machine, dtype, shape, mode)
+    if views > 1 or not winograd_gradient.applies(shape):
+        return direct
+    return min(direct, winograd_gradient.cycles(machine, dtype, shape, mode))
+
+
 def choose_norm(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -> str:
     """ "goodfellow" for one position, else "gram" or "instantiate", whichever costs fewer cycles."""
     if shape.groups > 1:
         return "instantiate"
     if shape.out_height * shape.out_width == views == 1 and shape.kernel == (1, 1):
         return "goodfellow"
-    family = choose_weight_gradient(machine, dtype, shape, "norm") if views == 1 else "direct"
-    cycles = {"winograd": winograd_gradient.cycles, "direct": direct_weight_cycles}[family]
-    instantiate = cycles(machine, dtype, shape, "norm")
-    return "gram" if gram_cycles(machine, dtype, shape, views) < instantiate else "instantiate"
+    return min(("gram", "instantiate"), key=lambda strategy: norm_cycles(machine, dtype, shape, views, strategy))

@@ -8,7 +8,7 @@ instantiate  the gradient of each example is formed. Where the memory budget all
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
@@ -21,7 +21,7 @@ from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
 NAMES = ("goodfellow", "gram", "instantiate")
-KEPT_SHARE = 0.33  # of the bytes of all activations and gradients kept for the weights
+KEPT_SHARE = 0.45  # memory that keeping may cost, as a share of the activations and gradients held for the weights
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,27 @@ class _Chooser:
         self.choices = self._choose(sites)
 
     def _choose(self, sites: list[relax.Call]) -> dict[str, Choice]:
-        """The strategy of each site; what is smallest is kept first, until the budget is spent."""
+        """The strategy of each site, and what is kept: where it saves most for its bytes first, until the budget is
+        spent."""
         choices: dict[str, Choice] = {}
-        sizes: list[tuple[int, str]] = []
+        savings: list[tuple[float, int, str]] = []
         for site in sites:
             (x, g), a = site.args, site.attrs
             name, views, dtype = str(a["parameter"]), int(a["views"]), dtype_of(x)
             shape = dialect.site_shape(shape_of(x), shape_of(g), a)
             strategy = self._strategy(name, shape, views, dtype)
             choices[name] = Choice(strategy, False, gram.margin(dtype, shape, views) if strategy == "gram" else 0.0)
-            if strategy == "instantiate" and "kernel" in a and shape.groups == 1:
+            if "kernel" in a and shape.groups == 1 and (strategy == "instantiate" or self._wanted(name) == "auto"):
+                saved = costs.keeping_saves(self.machine, dtype, shape, views, strategy)
                 one = math.prod(dialect.kept_shape(shape_of(x), shape_of(g), a)) * (8 if dtype == "float64" else 4)
-                sizes.append((one * shape.batch // views, name))
+                more = max(0, one * shape.batch // views - _bytes(g))  # once kept, g itself is no longer needed
+                if saved > 0:
+                    savings.append((saved / max(1, more), more, name))
         budget = KEPT_SHARE * sum(_bytes(arg) for arg in {arg for site in sites for arg in site.args})
-        for size, name in sorted(sizes):
-            budget -= size
-            if budget >= 0:
-                choices[name] = replace(choices[name], kept=True)
+        for _, size, name in sorted(savings, reverse=True):
+            if size <= budget:
+                budget -= size
+                choices[name] = Choice("instantiate", True, 0.0)
         return choices
 
     def _check_names(self, parameters: set[str]) -> None:
@@ -128,8 +132,11 @@ class _Chooser:
         self.kept[(x, g)] = self.builder.emit(relax.TupleGetItem(both, 1))
         return relax.TupleGetItem(both, 0)
 
+    def _wanted(self, name: str) -> str:
+        return self.override if isinstance(self.override, str) else self.override.get(name, "auto")
+
     def _strategy(self, name: str, shape: Conv2d, views: int, dtype: str) -> str:
-        wanted = self.override if isinstance(self.override, str) else self.override.get(name, "auto")
+        wanted = self._wanted(name)
         possible = [each for each in NAMES if _applies(each, shape, views)]
         if wanted in possible:
             return wanted

@@ -11,6 +11,7 @@ import numpy as np
 from privlib.errors import PrivlibError
 from privlib.trusted import artifact as format
 from privlib.trusted.artifact import Artifact, ArtifactError
+from privlib.trusted.pages import NewMemory
 from privlib.trusted.runtime import load_code, tvm_runtime, virtual_machine
 
 
@@ -34,6 +35,7 @@ class CompiledModel:
     """An inference artifact, loaded. Made by `privlib.compiler.compile_inference` and `privlib.trusted.load`."""
 
     def __init__(self, artifact: Artifact) -> None:
+        self._memory_used = NewMemory()
         self._artifact = artifact
         facts = artifact.manifest
         self.batch_size = int(facts["batch_size"])
@@ -81,6 +83,7 @@ class CompiledModel:
                 result: np.ndarray = self._main(self._input, *self._parameters).numpy()
             except (RuntimeError, TypeError, ValueError) as error:  # TVM's checks of argument types and shapes
                 raise ArtifactError(f"{self._artifact.path}: the code does not fit its manifest: {error}") from error
+            self._memory_used.use_huge_pages()
         if result.shape != (self.batch_size, *self.output_shape):
             raise ArtifactError(f"{self._artifact.path}: the code gives {result.shape}, not what its manifest states")
         return result

@@ -18,6 +18,7 @@ from privlib.errors import PrivlibError
 from privlib.trusted import artifact as format
 from privlib.trusted.artifact import Artifact, ArtifactError
 from privlib.trusted.model import InputError
+from privlib.trusted.pages import NewMemory
 from privlib.trusted.runtime import load_code, tvm_runtime, virtual_machine
 
 ROW = 16  # elements; every tensor begins at a multiple of it in the flat vector
@@ -68,6 +69,7 @@ class TrainingStep:
     """A training artifact, loaded. Made by `privlib.compiler.compile_training` and `privlib.trusted.load`."""
 
     def __init__(self, artifact: Artifact) -> None:
+        self._memory_used = NewMemory()
         self._artifact, facts = artifact, artifact.manifest
         self.batch_size, self.level = int(facts["batch_size"]), str(facts["level"])
         self.input_shape = tuple(int(extent) for extent in facts["input_shape"])
@@ -310,6 +312,7 @@ class TrainingStep:
             results = self._accumulate(*inputs, *self._parameter_views, self._rejected_view, self._sums_view)
         except (TypeError, ValueError) as error:  # TVM's checks of argument types and shapes
             raise ArtifactError(f"{self._artifact.path}: the code does not fit its manifest: {error}") from error
+        self._memory_used.use_huge_pages()
         return [results[i].numpy() for i in range(len(results) - 2)]
 
 
