@@ -15,7 +15,7 @@ _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 def fresh(size: int) -> np.ndarray:
     """Bytes in a mapping of their own, not in memory that the allocator had at hand."""
-    array = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    array = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
     array[:] = np.arange(size) % 251
     return array
 
