@@ -133,6 +133,11 @@ class TrainingStep:
         return self._steps
 
     @property
+    def coordinates(self) -> int:
+        """How many numbers are trained."""
+        return sum(self._arrays[name].size for name in self._trainable)
+
+    @property
     def private(self) -> bool:
         """Whether releases are private: noise is on, and its key came from the operating system."""
         return self.privacy is not None and self.privacy["noise_multiplier"] > 0 and self._key is None
