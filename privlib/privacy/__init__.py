@@ -7,8 +7,10 @@ compiled step has the sensitivity that the accountant is told, rounding included
 """
 
 from privlib.privacy.accounting import Accountant, Epsilon, calibrate_noise
+from privlib.privacy.checkpoint import CheckpointError
 from privlib.privacy.errors import AccountingError, CalibrationError
 from privlib.privacy.ledger import PrivacyLedger
+from privlib.privacy.loop import TrainingRun, train
 from privlib.privacy.sensitivity import effective_noise_multiplier
 from privlib.trusted.events import Event
 from privlib.trusted.ledger import BudgetError, LedgerError
@@ -19,12 +21,15 @@ __all__ = [
     "AccountingError",
     "BudgetError",
     "CalibrationError",
+    "CheckpointError",
     "Epsilon",
     "Event",
     "LedgerError",
     "PoissonSampler",
     "PrivacyLedger",
     "RandomAllocationSampler",
+    "TrainingRun",
     "calibrate_noise",
     "effective_noise_multiplier",
+    "train",
 ]

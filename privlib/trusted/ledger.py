@@ -263,6 +263,7 @@ def read_events(path: Path | str) -> tuple[Budget | None, list[Event]]:
 
 def _create(path: Path, budget: Budget | None) -> None:
     """A ledger of one line, there whole or not at all, and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = {"ledger": FORMAT, "budget": asdict(budget) if budget else None, "id": os.urandom(16).hex()}
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
