@@ -3,17 +3,24 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 Progress = Callable[[str, int, int | None], None]
 """Called as `progress(what, done, total)`; `total` is None while unknown, `done == total` ends that piece of work."""
 
+
+class NotedProgress(Protocol):
+    """A Progress that also takes a short note on how it goes."""
+
+    def __call__(self, what: str, done: int, total: int | None, note: str = "") -> None: ...
+
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-def silent(what: str, done: int, total: int | None) -> None:
+def silent(what: str, done: int, total: int | None, note: str = "") -> None:
     """Show nothing."""
 
 
@@ -26,16 +33,18 @@ class ConsoleProgress:
         self._bar: tqdm[Any] | None = None
         self._started = self._spoken = 0.0
 
-    def __call__(self, what: str, done: int, total: int | None) -> None:
+    def __call__(self, what: str, done: int, total: int | None, note: str = "") -> None:
         if what != self._what:
             self._begin(what, total)
         if self._bar is not None:
             self._bar.total = total
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
             if done == total:
                 self._bar.close()
         else:
-            self._speak(done, total)
+            self._speak(done, total, note)
         if done == total:
             self._what = None
 
@@ -46,10 +55,11 @@ class ConsoleProgress:
         interactive = sys.stderr.isatty()
         self._bar = tqdm(desc=what, total=total, unit="", unit_scale=True, file=sys.stderr) if interactive else None
 
-    def _speak(self, done: int, total: int | None) -> None:
+    def _speak(self, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
         if done != total and now - self._spoken < _SECONDS_BETWEEN_LINES:
             return
         self._spoken = now
         share = f"{100 * done // total}%" if total else f"{done:,}"
-        print(f"{self._what}: {share} after {now - self._started:.0f} s", file=sys.stderr, flush=True)
+        said = f"{self._what}: {share} after {now - self._started:.0f} s{note and ', ' + note}"
+        print(said, file=sys.stderr, flush=True)

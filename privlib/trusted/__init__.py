@@ -1,5 +1,5 @@
-"""What runs inside an enclave, and nothing else: it needs Python, NumPy and the TVM runtime, never PyTorch or a
-compiler."""
+"""What runs inside an enclave, and nothing else: it needs Python, NumPy, cryptography and the TVM runtime, never
+PyTorch or a compiler."""
 
 from privlib.trusted.artifact import ArtifactError, load
 from privlib.trusted.model import CompiledModel

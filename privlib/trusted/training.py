@@ -135,6 +135,11 @@ class TrainingStep:
         return self._steps
 
     @property
+    def coordinates(self) -> int:
+        """How many numbers are trained."""
+        return sum(self._arrays[name].size for name in self._trainable)
+
+    @property
     def private(self) -> bool:
         """Whether releases are private: noise is on, and its key came from the operating system."""
         return self.privacy is not None and self.privacy["noise_multiplier"] > 0 and self._key is None
@@ -158,7 +163,7 @@ class TrainingStep:
                 losses, counted = self._run(*piece)
                 self._losses.append(losses[counted])
 
-    def update(self, learning_rate: float | None = None) -> None:
+    def update(self, learning_rate: float | None = None) -> StepResult:
         """Add the noise once, divide by the expected batch size, take the optimizer's step; the sums begin anew.
 
         Plain SGD divides by the number of examples accumulated, as a mean loss does. An update without examples is
@@ -169,7 +174,8 @@ class TrainingStep:
         if not 0 <= rate < math.inf:
             raise TrainingError(f"learning_rate must be finite and not negative, got {rate}")
         with self._lock:
-            count = sum(len(losses) for losses in self._losses)
+            losses = np.concatenate([np.empty(0), *self._losses])
+            count = len(losses)
             if self.privacy is None and not count:
                 raise TrainingError("there are no examples to average over; accumulate a batch first")
             scalars = np.array([rate, 0.0 if self._steps else 1.0, count])
@@ -183,6 +189,7 @@ class TrainingStep:
             self._rejected[:] = 0
             self._steps += 1
             self._losses.clear()
+        return StepResult(self._steps, count, float(losses.mean()) if count else math.nan)
 
     def _noise_stream(self) -> tuple[np.ndarray, np.ndarray]:
         """Key uint32 (8,) and nonce uint32 (3,): a fresh key for every update, or the test key and the step."""
@@ -194,9 +201,7 @@ class TrainingStep:
     ) -> StepResult:
         """accumulate, then update."""
         self.accumulate(images, labels, mask)
-        losses = np.concatenate(self._losses) if self._losses else np.empty(0)
-        self.update(learning_rate)
-        return StepResult(self._steps, len(losses), float(losses.mean()) if len(losses) else math.nan)
+        return self.update(learning_rate)
 
     def clipped_gradient_sum(
         self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None
@@ -261,6 +266,34 @@ class TrainingStep:
                 current[name][...] = value
             if self._momentum is not None:
                 self._momentum[:] = 0
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        """Copies of the optimizer's momentum, by parameter name; empty without momentum."""
+        if self._momentum is None:
+            return {}
+        return {
+            name: self._momentum[start : start + self._arrays[name].size].reshape(self._arrays[name].shape).copy()
+            for name, start in self._trainable.items()
+        }
+
+    def resume(self, parameters: Mapping[str, Any], momentum: Mapping[str, Any], steps: int) -> None:
+        """Go on where `parameters()`, `momentum()` and `steps` were taken; what was accumulated since is dropped.
+
+        Raises InputError, and changes nothing, for names or shapes that differ.
+        """
+        own = self.momentum()
+        given = {name: np.asarray(value) for name, value in momentum.items()}
+        if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in own.items()}:
+            raise InputError("the momentum is that of another optimizer or model; give all that momentum() returned")
+        self.load_parameters(parameters)
+        with self._lock:
+            for name, value in given.items():
+                start = self._trainable[name]
+                assert self._momentum is not None
+                self._momentum[start : start + value.size] = value.reshape(-1)
+            self._sums[:], self._rejected[:] = 0, 0
+            self._losses.clear()
+            self._steps = steps
 
     def export(self, path: Path | str) -> Path:
         """Write code and current parameters to the folder `path` (whole or not at all), for `privlib.trusted.load` in

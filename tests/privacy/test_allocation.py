@@ -1,0 +1,51 @@
+"""Random allocation's ε against simulation, and against Poisson sampling."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from privlib.privacy import Accountant, Event
+from privlib.privacy.accounting import epsilon
+from privlib.trusted import renyi
+
+
+def simulated_delta(noise: float, steps: int, eps: float, draws: int) -> tuple[float, float]:
+    """δ at ε of one epoch with one selection, by simulation of the likelihood ratio (of removal, the larger direction),
+    and its standard error."""
+    x = np.random.default_rng(0).standard_normal((draws, steps)) * noise
+    x[:, 0] += 1
+    loss = logsumexp((2 * x - 1) / (2 * noise**2), axis=1) - math.log(steps)
+    excess = np.maximum(0, 1 - np.exp(eps - loss))
+    return float(excess.mean()), float(excess.std() / math.sqrt(draws))
+
+
+def test_the_upper_bound_is_just_above_simulation() -> None:
+    delta = 1e-3
+    found = epsilon([Event("random_allocation", 1.0, 20, steps_per_epoch=20, selections=1)], delta)
+    below, error = simulated_delta(1.0, 20, found, 400_000)
+    above, _ = simulated_delta(1.0, 20, found * 0.93, 400_000)
+    assert below - 3 * error <= delta < above
+    assert found.accountant == "pld" and found.fallback is None
+
+
+def test_it_costs_less_than_poisson_sampling() -> None:
+    """σ = 1, each example in one of 20 steps, two epochs, against Poisson with q = 1/20 (2602.17284)."""
+    allocated = epsilon([Event("random_allocation", 1.0, 40, steps_per_epoch=20, selections=1)], 1e-5)
+    poisson = Accountant().compose(1.0, 1 / 20, 40).epsilon(1e-5)
+    assert 0.7 * poisson < allocated < poisson
+    assert allocated < renyi.epsilon([Event("random_allocation", 1.0, 40, steps_per_epoch=20, selections=1)], 1e-5)
+
+
+def test_one_step_an_epoch_is_the_gaussian() -> None:
+    allocated = epsilon([Event("random_allocation", 2.0, 1, steps_per_epoch=1, selections=1)], 1e-5)
+    assert allocated == pytest.approx(Accountant().compose(2.0, 1, 1).epsilon(1e-5), abs=0.02)
+
+
+def test_with_other_kinds_the_parts_are_added_and_it_says_so() -> None:
+    allocation = Event("random_allocation", 4.0, 1, steps_per_epoch=1, selections=1)
+    gaussian = Event("full", 4.0, 1)
+    both = epsilon([allocation, gaussian], 1e-5)
+    assert both == pytest.approx(sum(epsilon([each], 5e-6) for each in (allocation, gaussian)))
+    assert "2 parts" in str(both.fallback)
