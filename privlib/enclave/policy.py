@@ -9,10 +9,10 @@ from cryptography.x509 import load_der_x509_certificate
 from privlib.enclave.refusals import (
     FreshnessError,
     MeasurementError,
-    PlatformError,
     PolicyError,
     SignerError,
     TcbStatusError,
+    UnlistedPlatformError,
     VersionError,
 )
 from privlib.trusted.binding import REPORT_DATA_BYTES, report_data
@@ -115,7 +115,7 @@ class QuotePolicy:
         if self.minimum_svn and (verdict.svn is None or verdict.svn < self.minimum_svn):
             raise VersionError(f"SVN {verdict.svn} is below the policy's minimum {self.minimum_svn}", verdict)
         if self.platforms is not None and verdict.platform not in self.platforms:
-            raise PlatformError(f"platform {verdict.platform.hex()} is not on the policy's list", verdict)
+            raise UnlistedPlatformError(f"platform {verdict.platform.hex()} is not on the policy's list", verdict)
         if self.report_data is not None and verdict.report_data != self.report_data:
             raise FreshnessError(
                 "the report data are not those of this key, nonce and purpose: an old quote, or one made for something "

@@ -67,5 +67,5 @@ class FreshnessError(PolicyError):
     """Report data that are not those of this key, nonce and purpose: a replay, or a quote made for something else."""
 
 
-class PlatformError(PolicyError):
+class UnlistedPlatformError(PolicyError):
     """A platform that is not on the policy's list."""

@@ -9,7 +9,6 @@ the root's name is "privlib SIMULATED root, NOT INTEL", and Intel's root refuses
 
 import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from privlib.enclave import quote_writer, simulated_pki
 from privlib.enclave.refusals import AttestationError
 from privlib.enclave.simulated_pki import Issuer, Platform
-from privlib.files import cache_dir
+from privlib.files import cache_dir, create_private
 
 FILE = "simulated-root.json"
 COLLATERAL_DAYS = 30
@@ -75,7 +74,7 @@ class SimulatedRoot:
         try:
             text = path.read_text()
         except FileNotFoundError:
-            text = _write_once(path, json.dumps(cls.create()._encode(), indent=1))
+            text = create_private(path, json.dumps(cls.create()._encode(), indent=1))
         try:
             return cls._decode(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
@@ -212,24 +211,6 @@ class SimulatedRoot:
         }
         platform = Platform(bytes.fromhex(data["ppid"]), _CPU_SVN, _PCE_SVN, bytes(2), b"SIMUL\0")
         return cls(**issuers, attestation_key=_load_key(data["attestation_key"]), platform=platform)
-
-
-def _write_once(path: Path, text: str) -> str:
-    """Write a file that only its owner reads, unless another process was first; returns what stands there."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return path.read_text()
-    finally:
-        temporary.unlink()
-    return text
 
 
 def _key_pem(key: EllipticCurvePrivateKey) -> str:

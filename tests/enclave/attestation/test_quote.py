@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from privlib.enclave.quote import MAXIMUM_BYTES, Quote, SgxReport, TdReport, parse_quote
 from privlib.enclave.refusals import QuoteFormatError
 from privlib.enclave.simulated_root import SimulatedRoot
-from tests.enclave import forged
-from tests.enclave.conftest import MEASUREMENT, REPORT_DATA, SIGNER, VECTORS, Evidence
+from tests.enclave.attestation import forged
+from tests.enclave.attestation.conftest import MEASUREMENT, REPORT_DATA, SIGNER, VECTORS, Evidence
 
 QUOTES = ("sgx", "tdx", "simulated")
 SGX_LENGTHS = {"signature data": (432, 4), "authentication data": (436 + 576, 2), "PCK certification data": (1048, 4)}

@@ -15,7 +15,7 @@ from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.errors import PrivlibError
 from privlib.trusted.channel_errors import KeyDeliveryError, ReplayError
 from privlib.trusted.delivery import MAGIC, SEALED_BYTES, KeyOffer
-from tests.enclave.conftest import MEASUREMENT, NOW, SIGNER, Evidence
+from tests.enclave.attestation.conftest import MEASUREMENT, NOW, SIGNER, Evidence
 
 KEY = bytes(range(100, 132))
 

@@ -19,8 +19,8 @@ from privlib.enclave.refusals import (
 )
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.enclave.verify import INTEL_ROOT, verify_quote
-from tests.enclave import forged
-from tests.enclave.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, Evidence
+from tests.enclave.attestation import forged
+from tests.enclave.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, Evidence
 
 
 def test_the_real_sgx_quote_verifies_when_its_status_is_named(sgx: Evidence) -> None:

@@ -8,7 +8,7 @@ import pytest
 from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.simulated_root import SimulatedRoot
 
-VECTORS = Path(__file__).resolve().parent.parent / "vectors" / "attestation"
+VECTORS = Path(__file__).resolve().parents[2] / "vectors" / "attestation"
 NOW = 1_800_000_000
 MEASUREMENT, SIGNER, REPORT_DATA = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 128))
 

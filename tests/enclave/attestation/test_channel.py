@@ -19,7 +19,7 @@ from privlib.trusted import channel
 from privlib.trusted.channel import Responder, accept_channel, read_answer, read_finish, read_hello
 from privlib.trusted.channel_errors import ChannelError, ClientError, HandshakeError, TruncationError
 from privlib.trusted.stream import MessageStream
-from tests.enclave.conftest import MEASUREMENT, NOW, SIGNER, Evidence
+from tests.enclave.attestation.conftest import MEASUREMENT, NOW, SIGNER, Evidence
 from tests.trusted.wires import Tape
 
 

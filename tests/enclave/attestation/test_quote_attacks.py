@@ -18,17 +18,17 @@ from privlib.enclave.refusals import (
     ExpiredError,
     FreshnessError,
     MeasurementError,
-    PlatformError,
     PolicyError,
     QuoteFormatError,
     SignerError,
     TcbStatusError,
+    UnlistedPlatformError,
     VersionError,
 )
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.enclave.verify import VerifiedQuote, verify_quote
-from tests.enclave import forged
-from tests.enclave.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, Evidence, real
+from tests.enclave.attestation import forged
+from tests.enclave.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, Evidence, real
 
 Attack = Callable[[Evidence, SimulatedRoot], Evidence]
 
@@ -102,7 +102,7 @@ ATTACKS: dict[str, tuple[Attack, type[AttestationError]]] = {
     "another signer": (policy(signers=frozenset({bytes(32)})), SignerError),
     "another product of the same signer": (policy(product_id=8), VersionError),
     "an old version with a known hole": (policy(minimum_svn=4), VersionError),
-    "a platform that nobody chose": (policy(platforms=frozenset({bytes(16)})), PlatformError),
+    "a platform that nobody chose": (policy(platforms=frozenset({bytes(16)})), UnlistedPlatformError),
     "a replayed quote": (policy(report_data=bytes(64)), FreshnessError),
     "a policy that names no enclave": (policy(measurements=frozenset()), PolicyError),
     "a debug enclave of the right measurement": (quote(lambda r: forged.sgx_quote(r, report(debug=True))), DebugError),

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.suite import cli
-from tests.enclave.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, VECTORS, Evidence
+from tests.enclave.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA, SIGNER, VECTORS, Evidence
 
 
 def verify(name: str, time: int | None, *more: str) -> int:
