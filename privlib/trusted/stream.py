@@ -2,11 +2,12 @@
 
 The transport is any raw stream with `readinto` and `write` (an `io.FileIO` on a pipe or socket, `socket.makefile("rwb",
 buffering=0)`), so that an enclave behind a system-call filter needs read and write alone. Bulk data is not copied on
-the way out, and once on the way in at most: records are deciphered into the message's final place.
+the way out, and at most the first record is on the way in: records are deciphered into the message's final place.
 """
 
 import struct
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from privlib.trusted.channel_errors import ClosedError, LimitError, RecordFormatError, TruncationError
 from privlib.trusted.records import (
@@ -23,6 +24,7 @@ from privlib.trusted.records import (
 )
 
 _FRAME = struct.Struct(">I")
+_Result = TypeVar("_Result")
 
 
 class Transport(Protocol):
@@ -79,12 +81,14 @@ class MessageStream:
         Raises LimitError for one longer than `limit` bytes, ClosedError when the peer has closed the channel in order,
         TruncationError when the stream ended otherwise, and what `privlib.trusted.records` lists.
         """
-        self._opener.require_open()
-        try:
-            return self._receive(limit)
-        except BaseException:
-            self._opener.close()
-            raise
+        return self._guarded(lambda: self._receive(limit))
+
+    def receive_into(self, out: memoryview) -> int:
+        """The next message into the first bytes of `out`; returns how many they are. Raises what `receive` raises.
+
+        For bulk data: memory that is used again costs no page faults. After an error nothing in `out` is a message.
+        """
+        return self._guarded(lambda: self._receive_into(out))
 
     def close(self) -> None:
         """Tell the peer that nothing more comes: without this, the end of the stream counts as an attack."""
@@ -92,21 +96,45 @@ class MessageStream:
             self._closed = True
             self._send_record(CLOSE, b"", 0)
 
+    def _guarded(self, act: Callable[[], _Result]) -> _Result:
+        self._opener.require_open()
+        try:
+            return act()
+        except BaseException:
+            self._opener.close()
+            raise
+
     def _receive(self, limit: int) -> bytearray:
+        raw, header = self._first_header(limit)
+        first = bytearray(header.length)
+        self._take(raw, header, memoryview(first))
+        if not header.remaining:
+            return first
+        # Only now is the size the peer's word and not a stranger's.
+        message = bytearray(header.length + header.remaining)
+        message[: header.length] = first
+        self._continue(header, memoryview(message))
+        return message
+
+    def _receive_into(self, out: memoryview) -> int:
+        raw, header = self._first_header(len(out))
+        size = header.length + header.remaining
+        self._take(raw, header, out[: header.length])
+        self._continue(header, out[:size])
+        return size
+
+    def _first_header(self, limit: int) -> tuple[bytearray, Header]:
         raw, header = self._next_header()
         if header.kind == CLOSE:
             self._take(raw, header, memoryview(bytearray()))
             raise ClosedError("the peer has closed the channel")
         if header.length + header.remaining > limit:
-            # Not authenticated yet, and refused all the same: nothing is allocated on a stranger's word.
             raise LimitError(f"a message of {header.length + header.remaining} bytes, at most {limit} are taken")
-        first = bytearray(header.length)
-        self._take(raw, header, memoryview(first))
-        if not header.remaining:
-            return first
-        message = bytearray(header.length + header.remaining)
-        message[: header.length] = first
-        view, position, remaining = memoryview(message), header.length, header.remaining
+        return raw, header
+
+    def _continue(self, first: Header, view: memoryview) -> None:
+        """Receive the records after a message's first one to their places in `view`, the whole message's."""
+        position, remaining = first.length, first.remaining
         while remaining:
             raw, header = self._next_header()
             if header.kind == CLOSE:
@@ -115,7 +143,6 @@ class MessageStream:
                 raise RecordFormatError("a record that does not continue its message")
             self._take(raw, header, view[position : position + header.length])
             position, remaining = position + header.length, header.remaining
-        return message
 
     def _next_header(self) -> tuple[bytearray, Header]:
         raw = _read(self._transport, HEADER_BYTES)

@@ -39,8 +39,12 @@ def test_messages_of_any_size_arrive_and_are_counted(size: int, slow: int) -> No
     assert pair.enclave.receive(LIMIT) == message
     assert pair.enclave.receive(LIMIT) == b"next"
     assert pair.enclave.received_bytes == pair.client.sent_bytes
+    pair.deliver(*pair.records(message, b"next"))
+    out = memoryview(bytearray(size + 3))
+    assert pair.enclave.receive_into(out) == size and out[:size] == message
+    assert pair.enclave.receive_into(out[:4] if size else memoryview(bytearray(4))) == 4
     pieces = max(1, -(-size // MAXIMUM_LENGTH)) + 1
-    assert pair.client.sent_bytes == size + 4 + pieces * (HEADER_BYTES + TAG_BYTES)
+    assert pair.client.sent_bytes == 2 * (size + 4 + pieces * (HEADER_BYTES + TAG_BYTES))
 
 
 def test_an_array_is_sent_as_its_bytes() -> None:
@@ -170,6 +174,10 @@ def test_a_message_over_the_limit_is_refused_before_its_memory_is_taken() -> Non
     pair.deliver(*pair.records(bytes(101)))
     with pytest.raises(LimitError, match="101 bytes, at most 100"):
         pair.enclave.receive(100)
+    again = Pair()
+    again.deliver(*again.records(bytes(101)))
+    with pytest.raises(LimitError, match="101 bytes, at most 100"):
+        again.enclave.receive_into(memoryview(bytearray(100)))
 
 
 def test_what_a_forged_record_deciphers_to_is_not_left_in_memory() -> None:

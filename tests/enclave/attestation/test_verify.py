@@ -1,6 +1,8 @@
 """What verification accepts: real quotes at their time, simulated ones under their root, and what a policy names."""
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -212,3 +214,13 @@ def test_two_readers_that_disagree_are_refused(sgx: Evidence, monkeypatch: pytes
     monkeypatch.setattr(verify.dcap_qvl, "verify", lambda *arguments: Lying(real_verify(*arguments)))
     with pytest.raises(EvidenceError, match="disagree on mr_enclave"):
         verify_quote(sgx.quote, sgx.policy, sgx.collateral, sgx.now)
+
+
+def test_a_verifier_waits_for_neither_tvm_nor_torch() -> None:
+    """Who checks a quote has a machine of their own; loading a compiler there would take seconds."""
+    code = (
+        "import sys, privlib.enclave.verify, privlib.enclave.channel, privlib.enclave.delivery, privlib.trusted.sealing;"
+        "print(sorted({'tvm', 'tvm_ffi', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
