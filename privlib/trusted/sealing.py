@@ -81,7 +81,9 @@ class SealingKeys:
     svn: int
 
     def key(self, bound: Bound, svn: int) -> bytes:
-        """The key for state that was sealed at `svn`, which must not be above the enclave's own."""
+        """The key for state that was sealed at `svn`. Raises SealVersionError for one above the enclave's own."""
+        if svn > self.svn:
+            raise SealVersionError(f"sealed by version {svn}, this enclave is {self.svn}: run the newer one")
         return self.measurement_key if bound == "measurement" else older_key(self.signer_key, self.svn - svn)
 
 
@@ -144,8 +146,6 @@ def unseal(blob: bytes, keys: SealingKeys, label: str) -> Unsealed:
     bound, header = _BOUNDS[number - 1], blob[:end]
     if blob[_HEADER.size : end] != label.encode():
         raise SealLabelError(f"sealed as {blob[_HEADER.size : end]!r}, expected {label!r}")
-    if svn > keys.svn:
-        raise SealVersionError(f"sealed by version {svn}, this enclave is {keys.svn}: run the newer one")
     key, expected = _derive(keys.key(bound, svn), salt)
     if not hmac.compare_digest(commitment, expected):
         whose = ("another measurement: state sealed to a measurement does not open after an upgrade"

@@ -203,11 +203,6 @@ class DatasetReader:
             ) from None
 
 
-def encrypted_bytes(length: int, chunk_bytes: int = DEFAULT_CHUNK) -> int:
-    """Size of the file that `length` bytes become."""
-    return HEADER_BYTES + length + TAG_BYTES * max(1, -(-length // chunk_bytes))
-
-
 def _derive(key: bytes, fields: bytes, context: bytes) -> tuple[AESGCM, bytes]:
     if len(key) != KEY_BYTES:
         raise DatasetKeyError(f"key: {len(key)} bytes, expected {KEY_BYTES}")

@@ -326,6 +326,21 @@ def test_an_svn_that_is_none_is_refused() -> None:
             keys(svn=svn)
 
 
+@given(st.one_of(st.binary(max_size=60), st.binary(min_size=40, max_size=40).map(lambda tail: b"PLR1" + tail)))
+@settings(max_examples=100, deadline=None)
+def test_a_hostile_register_file_is_read_whole_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "hostile-register"
+    path.write_bytes(data)
+    try:
+        version, newest = FileRegister(path).read()
+    except SealError:
+        assert len(data) != 44 or not data.startswith(b"PLR1")
+        return
+    assert data == b"PLR1" + version.to_bytes(8, "big") + newest
+
+
 SEALED = seal(b"state", keys(), "ledger", "signer", version=5)
 KEYS = keys()
 

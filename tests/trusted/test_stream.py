@@ -236,6 +236,18 @@ def test_frames_of_the_handshake_are_bounded_and_whole() -> None:
         receive_frame(tape, 1000)
 
 
+@given(st.binary(max_size=40), st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_hostile_frames_are_taken_whole_or_refused(data: bytes, limit: int) -> None:
+    tape = Tape()
+    tape.to_read = data
+    try:
+        found = receive_frame(tape, limit)
+    except (LimitError, TruncationError):
+        return
+    assert len(found) <= limit and data == struct.pack(">I", len(found)) + found + tape.to_read
+
+
 def received_is_a_prefix(messages: list[bytes], edit: Callable[[bytes], bytes]) -> None:
     """Whatever the host does to the wire, the enclave has received the first messages, whole and in order."""
     pair = Pair()
