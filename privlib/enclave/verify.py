@@ -62,7 +62,7 @@ class VerifiedQuote:
 
 
 def verify_quote(
-    quote: bytes,
+    quote: bytes | bytearray | memoryview,
     policy: QuotePolicy,
     collateral: str | None = None,
     now: float | None = None,
@@ -79,6 +79,7 @@ def verify_quote(
         QuoteFormatError, CollateralError, EvidenceError (ExpiredError, RevokedError), DebugError, PolicyError (one
         class for each thing a policy names); all are AttestationError, and a PolicyError carries the verdict.
     """
+    quote = bytes(quote)
     parsed = parse_quote(quote)
     moment = time.time() if now is None else now
     if not 0 <= moment <= _LATEST:

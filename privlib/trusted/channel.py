@@ -84,20 +84,21 @@ class Responder:
 
         Raises HandshakeError for a malformed hello, ClientError for a client that is not on the list.
         """
-        self._turn("begin", "answer")
+        self._turn("begin")
         read = read_hello(hello)
         if self._clients is not None and read.identity not in self._clients:
             raise ClientError("the client names no identity that is on the enclave's list")
         self._share, self._hello, self.purpose = X25519PrivateKey.generate(), hello, read.purpose
+        self._step = "answer"
         return report_data(self._share.public_key().public_bytes_raw(), hashlib.sha256(hello).digest(), PURPOSE)
 
     def answer(self, quote: bytes) -> bytes:
         """The enclave's answer, with the quote over `begin`'s report data."""
-        self._turn("answer", "finish")
+        self._turn("answer")
         assert self._share is not None
         message = encode_answer(self._share.public_key().public_bytes_raw(), quote)
         self._keys = derive(self._share, read_hello(self._hello).share, self._hello, message)
-        self._share = None
+        self._share, self._step = None, "finish"
         return message
 
     def finish(self, message: bytes) -> tuple[Sealer, Opener]:
@@ -105,7 +106,7 @@ class Responder:
 
         Raises HandshakeError where the client has not derived the same keys, ClientError for a wrong signature.
         """
-        self._turn("finish", "nothing")
+        self._turn("finish")
         assert self._keys is not None
         keys, self._keys = self._keys, None
         signature, confirmation = read_finish(message)
@@ -120,10 +121,11 @@ class Responder:
             self.client = identity
         return Sealer(*keys.to_client, TO_CLIENT), Opener(*keys.to_enclave, TO_ENCLAVE)
 
-    def _turn(self, step: str, following: str) -> None:
+    def _turn(self, step: str) -> None:
+        """A step out of turn is refused, and a step that fails is the last one."""
         if self._step != step:
             raise HandshakeError(f"handshake: {step} came where {self._step} was due; begin a new handshake")
-        self._step = following
+        self._step = "nothing"
 
 
 def accept_channel(

@@ -158,7 +158,11 @@ class MessageStream:
 
     def _send_record(self, kind: int, data: Buffer, remaining: int) -> None:
         size = self._sealer.seal_into(kind, data, remaining, self._out)
-        _write_all(self._transport, self._out[:size])
+        try:
+            _write_all(self._transport, self._out[:size])
+        except BaseException:
+            self._closed = True  # what the peer has got of this record is unknown: nothing can follow it
+            raise
         self.sent_bytes += size
 
 
@@ -171,7 +175,10 @@ def _read(transport: Transport, size: int) -> bytearray:
 def _read_into(transport: Transport, view: memoryview) -> None:
     position = 0
     while position < len(view):
-        count = transport.readinto(view[position:])
+        try:
+            count = transport.readinto(view[position:])
+        except OSError as error:
+            raise TruncationError(f"the peer is gone: {error}") from error
         if not count:
             raise TruncationError(
                 f"the stream ended {len(view) - position} bytes early, and the peer had not closed it"
@@ -182,4 +189,7 @@ def _read_into(transport: Transport, view: memoryview) -> None:
 def _write_all(transport: Transport, data: memoryview) -> None:
     position = 0
     while position < len(data):
-        position += transport.write(data[position:]) or 0
+        try:
+            position += transport.write(data[position:]) or 0
+        except OSError as error:
+            raise TruncationError(f"the peer is gone: {error}") from error

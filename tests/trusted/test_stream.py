@@ -236,6 +236,21 @@ def test_frames_of_the_handshake_are_bounded_and_whole() -> None:
         receive_frame(tape, 1000)
 
 
+def test_a_peer_that_is_gone_is_a_truncation_and_ends_the_channel() -> None:
+    pair = Pair()
+    read, write = os.pipe()
+    os.close(read)
+    with io.FileIO(write, "w") as transport:
+        pair.client._transport = transport
+        with pytest.raises(TruncationError, match="the peer is gone"):
+            pair.client.send(b"to nobody")
+        with pytest.raises(ClosedError):
+            pair.client.send(b"again")
+        pair.enclave._transport = transport
+        with pytest.raises(TruncationError, match="the peer is gone"):
+            pair.enclave.receive(LIMIT)
+
+
 @given(st.binary(max_size=40), st.integers(0, 40))
 @settings(max_examples=200, deadline=None)
 def test_hostile_frames_are_taken_whole_or_refused(data: bytes, limit: int) -> None:

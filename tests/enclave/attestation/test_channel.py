@@ -135,6 +135,8 @@ def test_a_share_of_small_order_is_refused_by_both_ends(simulated: Evidence, sim
     report = responder.begin(relayed(4, bytes(32))(Initiator().hello))
     with pytest.raises(HandshakeError, match="share is not usable"):
         responder.answer(simulated_root.quote(MEASUREMENT, SIGNER, 7, 3, False, report))
+    with pytest.raises(HandshakeError, match="nothing was due"):
+        responder.finish(bytes(100))
     with pytest.raises(HandshakeError, match="share is not usable"):
         channel.derive(channel.X25519PrivateKey.generate(), bytes(32), b"", b"")
 
@@ -198,6 +200,11 @@ def test_a_client_that_names_somebody_else_s_identity_is_refused(
 
 
 def test_steps_out_of_turn_are_refused(quoting: Callable[[bytes], bytes]) -> None:
+    refused = Responder()
+    with pytest.raises(HandshakeError, match="hello"):
+        refused.begin(b"")
+    with pytest.raises(HandshakeError, match="nothing was due"):
+        refused.begin(Initiator().hello)
     for step in (lambda r: r.answer(b""), lambda r: r.finish(bytes(100))):
         with pytest.raises(HandshakeError, match="begin was due"):
             step(Responder())

@@ -1,11 +1,15 @@
 """A delivered key opens in the attested enclave, once, for what it was sealed for, and nowhere else."""
 
+import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +68,32 @@ def test_the_key_arrives(delivery: Delivery) -> None:
     sealed = delivery.seal()
     assert len(sealed) == SEALED_BYTES and KEY not in sealed
     assert delivery.offer.open(sealed, b"cifar", b"terms") == KEY
+
+
+def extract(salt: bytes, suite: bytes, label: bytes, secret: bytes) -> bytes:
+    return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + secret, "sha256")
+
+
+def expand(key: bytes, suite: bytes, label: bytes, info: bytes, length: int) -> bytes:
+    labelled = length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+    return HKDFExpand(hashes.SHA256(), length, labelled).derive(key)
+
+
+def test_a_sealed_key_is_what_rfc_9180_says(delivery: Delivery) -> None:
+    """Opened once more by the RFC's own steps (sections 4.1 and 5.1, base mode), with `info` spelled out here."""
+    sealed = delivery.seal()
+    assert delivery.offer._key is not None
+    encapsulated, ciphertext = sealed[4:36], sealed[36:]
+    shared = delivery.offer._key.exchange(X25519PublicKey.from_public_bytes(encapsulated))
+    kem, suite = b"KEM" + b"\0\x20", b"HPKE" + b"\0\x20" + b"\0\1" + b"\0\2"
+    secret = expand(extract(b"", kem, b"eae_prk", shared), kem, b"shared_secret",
+                    encapsulated + delivery.offer.public_key, 32)  # fmt: skip
+    fields = (MEASUREMENT, b"train", delivery.nonce, b"cifar", b"terms")
+    info = b"privlib key delivery v1" + b"".join(len(each).to_bytes(4, "big") + each for each in fields)
+    context = b"\0" + extract(b"", suite, b"psk_id_hash", b"") + extract(b"", suite, b"info_hash", info)
+    schedule = extract(secret, suite, b"secret", b"")
+    key, nonce = (expand(schedule, suite, label, context, size) for label, size in ((b"key", 32), (b"base_nonce", 12)))
+    assert AESGCM(key).decrypt(nonce, ciphertext, b"") == KEY
 
 
 def test_a_key_arrives_once(delivery: Delivery) -> None:
