@@ -47,6 +47,8 @@ def create_private(path: Path, text: str) -> str:
 
     Several processes may try at once: one of them wins, whole, and all return the same.
     """
+    if path.exists():
+        return path.read_text()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

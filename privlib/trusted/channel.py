@@ -67,11 +67,14 @@ class SessionKeys:
 class Responder:
     """The enclave's end of one handshake: `begin`, `answer`, `finish`, in this order and once each.
 
-    clients: Ed25519 public keys (32 bytes each) that may open a channel; None lets anybody in, known or not.
+    clients: Ed25519 public keys (32 bytes each) that may open a channel; None lets anybody in, known or not. Raises
+    ClientError for what is no such key (zeros stand for "no identity" and would let anybody in).
     """
 
     def __init__(self, clients: Collection[bytes] | None = None) -> None:
         self._clients = None if clients is None else frozenset(clients)
+        if any(len(each) != IDENTITY_BYTES or each == NO_IDENTITY for each in self._clients or ()):
+            raise ClientError(f"the list of clients holds what is no Ed25519 public key of {IDENTITY_BYTES} bytes")
         self._share: X25519PrivateKey | None = None
         self._hello = b""
         self._keys: SessionKeys | None = None

@@ -186,6 +186,9 @@ def test_a_client_that_is_not_on_the_list_is_refused_at_once() -> None:
             Responder({known}).begin(initiator.hello)
     with pytest.raises(ClientError):
         Responder(set()).begin(Initiator().hello)
+    for no_key in (bytes(32), b"short"):
+        with pytest.raises(ClientError, match="no Ed25519 public key"):
+            Responder({known, no_key})
 
 
 def test_a_client_that_names_somebody_else_s_identity_is_refused(
