@@ -57,7 +57,7 @@ class SimulatedRoot:
     def create(cls, now: float | None = None) -> "SimulatedRoot":
         """A new installation with fresh keys; certificates last ten years from `now` (Unix seconds)."""
         moment = simulated_pki.now_utc(time.time() if now is None else now)
-        platform = Platform(secrets.token_bytes(16), _CPU_SVN, _PCE_SVN, bytes(2), b"SIMUL\0")
+        platform = _platform(secrets.token_bytes(16))
         root = simulated_pki.root(moment)
         ca = simulated_pki.platform_ca(root, moment)
         pck = simulated_pki.pck(ca, moment, platform)
@@ -209,8 +209,12 @@ class SimulatedRoot:
             )
             for name in _ISSUERS
         }
-        platform = Platform(bytes.fromhex(data["ppid"]), _CPU_SVN, _PCE_SVN, bytes(2), b"SIMUL\0")
+        platform = _platform(bytes.fromhex(data["ppid"]))
         return cls(**issuers, attestation_key=_load_key(data["attestation_key"]), platform=platform)
+
+
+def _platform(ppid: bytes) -> Platform:
+    return Platform(ppid, _CPU_SVN, _PCE_SVN, pce_id=bytes(2), fmspc=b"SIMUL\0")
 
 
 def _key_pem(key: EllipticCurvePrivateKey) -> str:
