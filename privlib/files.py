@@ -1,6 +1,7 @@
 """Where cached files live, and how a file appears whole or not at all."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,30 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def create_private(path: Path, text: str) -> str:
+    """Write a file that only its owner reads (mode 0600), unless it exists; returns what stands there afterwards.
+
+    Several processes may try at once: one of them wins, whole, and all return the same.
+    """
+    if path.exists():
+        return path.read_text()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return path.read_text()
+    finally:
+        temporary.unlink()
+    return text
 
 
 def _umask() -> int:

@@ -62,6 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("fetch", "status"))
     data.set_defaults(command=_data)
 
+    quote = commands.add_parser("verify-quote", help="verify an SGX or TDX quote, and say what it claims")
+    quote.add_argument("file", metavar="FILE", help="the quote, as bytes or as hexadecimal text")
+    quote.add_argument("--collateral", metavar="FILE", help="JSON (default: fetched from Intel's service)")
+    quote.add_argument("--time", type=int, metavar="SECONDS", help="Unix time of verification (default: now)")
+    quote.add_argument("--root", metavar="FILE", help="certificate of another root to trust than Intel's, PEM or DER")
+    quote.add_argument("--measurement", action="append", default=[], metavar="HEX", help="accepted MRENCLAVE or MRTD")
+    quote.add_argument("--signer", action="append", default=[], metavar="HEX", help="accepted MRSIGNER")
+    quote.add_argument("--product", type=int, metavar="N", help="accepted ISVPRODID")
+    quote.add_argument("--minimum-svn", type=int, default=0, metavar="N", help="least ISVSVN")
+    quote.add_argument("--platform", action="append", default=[], metavar="HEX", help="accepted PPID")
+    quote.add_argument("--report-data", metavar="HEX", help="expected report data, 64 bytes")
+    quote.add_argument("--accept-status", action="append", default=[], metavar="STATUS", help="beside UpToDate")
+    quote.set_defaults(command=_verify_quote)
+
     status = commands.add_parser("status", help="what is cached, compiled and run")
     status.set_defaults(command=_status)
     return parser
@@ -146,6 +160,12 @@ def _data(options: argparse.Namespace) -> int:
         data.fetch(progress=ConsoleProgress())
     print(data_text(data.status()))
     return 0
+
+
+def _verify_quote(options: argparse.Namespace) -> int:
+    from privlib.suite import quotes
+
+    return quotes.verify(options)
 
 
 def _status(options: argparse.Namespace) -> int:
