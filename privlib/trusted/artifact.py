@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.private_file import PrivateFile
 
 if TYPE_CHECKING:
     from privlib.trusted.model import CompiledModel
@@ -39,15 +40,17 @@ class ArtifactError(PrivlibError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact read and checked: its folder, its manifest, and its parameters (memory-mapped, in calling order)."""
+    """An artifact read and checked: its folder, its manifest, its code (a private copy: what was checked is what is
+    loaded), and its parameters (a private copy, mapped, in calling order)."""
 
     path: Path
     manifest: Mapping[str, Any]
+    library: PrivateFile
     parameters: tuple[np.ndarray, ...]
 
 
 def write(
-    path: Path | str, library: Path, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]
+    path: Path | str, library: Path | str, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]
 ) -> Path:
     """Write an artifact folder at `path`, whole or not at all; an artifact there is replaced, anything else is refused.
 
@@ -126,24 +129,30 @@ def read(path: Path | str) -> Artifact:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise ArtifactError(f"{folder}: artifact format {found!r}, this version reads {FORMAT}; export the model again")
     try:
-        for name in (LIBRARY, PARAMETERS):
-            expected = manifest["files"][name]
-            if not (folder / name).is_file() or (folder / name).stat().st_size != expected["bytes"]:
-                raise ArtifactError(f"{folder / name} is missing or truncated; export the model again")
-            if _sha256(folder / name) != expected["sha256"]:
-                raise ArtifactError(
-                    f"{folder / name} does not have the SHA-256 its manifest states; export the model again"
-                )
-        parameters = _views(folder / PARAMETERS, manifest["parameters"])
+        library, packed = (_private(folder / name, manifest["files"][name]) for name in (LIBRARY, PARAMETERS))
+        parameters = _views(packed, manifest["parameters"])
+        packed.close()
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is malformed ({error!r}); export the model again") from error
-    return Artifact(folder, manifest, parameters)
+    return Artifact(folder, manifest, library, parameters)
 
 
-def _views(path: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
+def _private(path: Path, expected: Mapping[str, Any]) -> PrivateFile:
+    """A private copy of `path`, checked against size and SHA-256."""
+    if not path.is_file() or path.stat().st_size != expected["bytes"]:
+        raise ArtifactError(f"{path} is missing or truncated; export the model again")
+    try:
+        copy = PrivateFile(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if copy.sha256 != expected["sha256"]:
+        raise ArtifactError(f"{path} does not have the SHA-256 its manifest states; export the model again")
+    return copy
+
+
+def _views(file: PrivateFile, entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
     """The parameters as views of the mapped file. Raises KeyError, TypeError or ValueError for entries that lie."""
-    size = path.stat().st_size
-    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    size, data = file.size, np.frombuffer(file.map(), np.uint8)
     views = []
     for entry in entries:
         name, dtype, offset = entry["name"], entry["dtype"], _natural(entry["offset"])

@@ -79,7 +79,7 @@ class TrainingStep:
         self.clipping_margin = float(facts["clipping_margin"])
         self._lock = threading.Lock()
         self._runtime = tvm_runtime()
-        code = load_code(artifact.path / format.LIBRARY, self.level)
+        code = load_code(artifact.library.path, self.level)
         self._accumulate = virtual_machine(code)["main"]
         self._update = code.get_function("update", query_imports=True)
         self._lay_out(facts)
@@ -264,7 +264,7 @@ class TrainingStep:
         """Write code and current parameters to the folder `path` (whole or not at all), for `privlib.trusted.load` in
         any process; returns the folder. Momentum and sums stay behind."""
         facts = {key: value for key, value in self.manifest.items() if key not in ("format", "parameters", "files")}
-        return format.write(path, self._artifact.path / format.LIBRARY, list(self._arrays.items()), facts)
+        return format.write(path, self._artifact.library.path, list(self._arrays.items()), facts)
 
     def _pieces(
         self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None
