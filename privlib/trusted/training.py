@@ -84,6 +84,7 @@ class TrainingStep:
         self._update = code.get_function("update", query_imports=True)
         self._lay_out(facts)
         self._key: bytes | None = None
+        self._test_keys = True
         self._steps = 0
         self._losses: list[np.ndarray] = []
 
@@ -140,9 +141,16 @@ class TrainingStep:
     def use_test_key(self, key: bytes) -> None:
         """Make the noise repeatable: 32 bytes in place of the operating system's randomness. For tests alone; from
         here on the run is marked not private."""
+        if not self._test_keys:
+            raise TrainingError("inside an enclave the noise has no test key: what is released must be private")
         if len(key) != 32:
             raise TrainingError(f"a key has 32 bytes, got {len(key)}")
         self._key = key
+
+    def refuse_test_keys(self) -> None:
+        """From here on `use_test_key` raises TrainingError; what runs in an enclave calls this first. A key that was set
+        before goes: the noise is the operating system's."""
+        self._test_keys, self._key = False, None
 
     def accumulate(self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Add the clipped gradients of a batch to the sums.
