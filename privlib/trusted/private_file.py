@@ -14,7 +14,7 @@ from pathlib import Path
 
 _CHUNK = 1 << 20
 _COUNTER = itertools.count()
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
 class PrivateFile:
@@ -32,7 +32,7 @@ class PrivateFile:
                 digest.update(chunk)
                 while chunk:
                     chunk = chunk[copy.write(chunk) :]
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
         self.size, self.sha256 = os.fstat(self.descriptor).st_size, digest.hexdigest()
         # The dynamic linker takes a path it has seen before for the library it found there then, and numbers of
         # descriptors come back: so every copy spells its path in a way of its own.

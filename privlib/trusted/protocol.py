@@ -49,6 +49,11 @@ class Stream:
         self._incoming, self._outgoing, self._maximum = incoming, outgoing, maximum
         self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
 
+    def close(self) -> None:
+        """From now on everything raises ClosedError. The descriptors belong to whoever gave them: their numbers may be
+        another file's soon."""
+        self._incoming = self._outgoing = -1
+
     def send(self, parts: Sequence[Buffer]) -> None:
         """Send one frame made of `parts`. Raises ProtocolError for one that is too long, before anything is sent, and
         ClosedError."""
@@ -57,6 +62,8 @@ class Stream:
             raise ProtocolError(f"a frame of {size} bytes is longer than {self._maximum}; send less at once")
         rest = [memoryview(part) for part in (_LENGTH.pack(size), *parts) if len(part)]
         while rest:
+            if self._outgoing < 0:
+                raise ClosedError("this end is closed")
             try:
                 written = os.writev(self._outgoing, rest)
             except (BrokenPipeError, ConnectionResetError):
@@ -83,6 +90,8 @@ class Stream:
         data = bytearray(size)
         rest = memoryview(data)
         while rest:
+            if self._incoming < 0:
+                raise ClosedError("this end is closed")
             try:
                 count = os.readv(self._incoming, [rest])
             except ConnectionResetError:

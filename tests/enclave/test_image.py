@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import privlib
 from privlib.enclave.errors import ImageError
-from privlib.enclave.image import EnclaveImage, build_image, sign
+from privlib.enclave.image import EnclaveImage, build_image
 from privlib.enclave.inventory import File, made, runtime_files
 from privlib.enclave.signer import Signer
 from privlib.enclave.tcb import pytorch_tcb
 from privlib.trusted import ArtifactError
+from tests.enclave.sources import SOURCES, clone, image_of
 
-SOURCES = Path(privlib.__file__).parents[1]
 ELSEWHERE = """
 import sys
 from privlib.enclave.image import build_image
@@ -29,18 +28,6 @@ import privlib
 print(privlib.__file__)
 print(build_image(sys.argv[1], signer=Signer.load(sys.argv[2]), memory_bytes=1 << 30).measurement.hex())
 """
-
-
-def clone(folder: Path) -> Path:
-    """Another folder with the same package."""
-    ignore = shutil.ignore_patterns("__pycache__", "ginseng", "cifar10-sample")
-    shutil.copytree(SOURCES / "privlib", folder / "privlib", ignore=ignore)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runtime() -> list[File]:
-    return runtime_files()
 
 
 def test_a_clone_in_another_folder_gives_the_same_measurement(
@@ -100,14 +87,12 @@ def test_every_byte_of_every_file_counts(image: EnclaveImage, signer: Signer) ->
 
 @pytest.mark.parametrize("where", ["privlib/trusted/worker.py", "privlib/trusted/loader.py", "privlib/errors.py"])
 def test_a_comment_in_the_sources_changes_the_measurement(
-    image: EnclaveImage, runtime: list[File], signer: Signer, tmp_path: Path, where: str
+    image: EnclaveImage, signer: Signer, tmp_path: Path, where: str
 ) -> None:
     sources = clone(tmp_path)
     with open(sources / where, "a") as file:
         file.write("# a comment changes no bytecode\n")
-    artifact = [file for file in image.files if file.name.startswith(("artifact/", "configuration"))]
-    assert sign([*artifact, *runtime], signer, 1, 1).measurement == image.measurement
-    assert sign([*artifact, *runtime_files(sources)], signer, 1, 1).measurement != image.measurement
+    assert image_of(sources, image, signer).measurement != image.measurement
 
 
 def test_the_configuration_is_measured_and_the_signers_word_is_not(
