@@ -171,11 +171,13 @@ def test_a_worker_that_maps_what_its_image_does_not_list_never_serves(
 ) -> None:
     """It cannot reach the host's files; what it makes itself and maps as code is noticed."""
     sources = clone(tmp_path)
-    with open(sources / "privlib" / "trusted" / "epoch.py", "a") as file:
-        file.write(
-            "\nimport os as _os, mmap as _mmap\n_fd = _os.memfd_create('own')\n_os.write(_fd, bytes(4096))\n"
-            "_kept = _mmap.mmap(_fd, 4096, prot=_mmap.PROT_READ | _mmap.PROT_EXEC, flags=_mmap.MAP_PRIVATE)\n"
-        )
+    worker = sources / "privlib" / "trusted" / "worker.py"
+    made = (
+        "    import mmap\n    own = os.memfd_create('own')\n    os.write(own, bytes(4096))\n"
+        "    globals()['kept'] = mmap.mmap(own, 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)\n"
+        "    files, whole = process.mapped()\n"
+    )
+    worker.write_text(worker.read_text().replace("    files, whole = process.mapped()\n", made))
     with pytest.raises(LaunchError, match="maps /memfd:own .*not in its image"):
         launch(image_of(sources, image, signer))
 

@@ -73,31 +73,37 @@ class SimulatedProcess:
 
     def __init__(self, image: EnclaveImage, measurement: bytes, debug: bool, quoter: Quoter | None) -> None:
         self._image, self._measurement, self._debug, self._quoter = image, measurement, debug, quoter
-        self._watched = [HostFile(file) for file in image.files if file.name.startswith(f"{HOST}/")]
-        self._own, theirs = socket.socketpair()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-        script, archive = _sealed("loader", [image.file(LOADER).read()]), write_archive(image)
-        for end in (self._own, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BUFFER)
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            self._watched = [HostFile(file) for file in image.files if file.name.startswith(f"{HOST}/")]
+            for watched in self._watched:
+                kept.callback(watched.close)
+            self._errors: IO[bytes] = kept.enter_context(tempfile.TemporaryFile())
+            self._own, theirs = socket.socketpair()
+            kept.callback(self._own.close)
+            given.callback(theirs.close)
+            for end in (self._own, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BUFFER)
+            script = _sealed("loader", [image.file(LOADER).read()])
+            given.callback(os.close, script)
+            archive = write_archive(image)
+            given.callback(os.close, archive)
+            self._process = self._start(script, archive, theirs.fileno())
+            self._resources = kept.pop_all()
+        self.transport = Stream(self._own.fileno(), self._own.fileno())
+
+    def _start(self, script: int, archive: int, channel: int) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-I", "-S", "-B", "-X", "pycache_prefix=/proc/none", f"/proc/self/fd/{script}"]
-        given = (script, archive, theirs.fileno())
         try:
-            self._process = subprocess.Popen(
-                [*command, self.name(), str(archive), str(theirs.fileno())],
+            return subprocess.Popen(
+                [*command, self.name(), str(archive), str(channel)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 env={"LC_ALL": "C"},
-                pass_fds=given,
+                pass_fds=(script, archive, channel),
             )
         except OSError as error:
-            self._own.close()
             raise LaunchError(f"no process could be started: {error}") from error
-        finally:
-            os.close(script)
-            os.close(archive)
-            theirs.close()
-        self.transport = Stream(self._own.fileno(), self._own.fileno())
 
     @staticmethod
     def name() -> str:
@@ -125,12 +131,18 @@ class SimulatedProcess:
         self.report = LaunchReport(self.name(), mechanisms, mapped, ready.fields["threads"], seconds)
 
     def _identify(self, ready: Message) -> tuple[MappedFile, ...]:
-        """The mapped files by their names in the image. Raises LaunchError for one that is not in it."""
+        """The mapped files by their names in the image. Raises LaunchError for code that is not in it.
+
+        Where the host's files could not be left behind, a library may have mapped data of theirs (the C++ runtime looks
+        for debug information); they are listed by their path.
+        """
         inside = {file.name: file.name for file in self._image.unpacked}
         outside = {watched.inode: watched.file.name for watched in self._watched}
         found = []
         for path, inode, size, executable in ready.fields["mapped"]:
             name = inside.get(_in_image(path)) or outside.get(inode)
+            if name is None and not executable and ready.fields["mechanisms"][loader.PRIVATE_FILES]:
+                name = path
             if name is None:
                 raise LaunchError(f"the worker maps {path}, which is not in its image; build the image again")
             found.append(MappedFile(name, size, executable))
@@ -178,15 +190,12 @@ class SimulatedProcess:
             with contextlib.suppress(OSError):
                 self._own.shutdown(socket.SHUT_RDWR)  # the worker ends with its channel, and whoever waits here wakes up
             self.transport.close()
-            self._own.close()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self._process.kill()  # and its child with it
             self._process.wait()
-        self._errors.close()
-        for watched in self._watched:
-            watched.close()
+        self._resources.close()
 
 
 class HostFile:
@@ -196,11 +205,14 @@ class HostFile:
     def __init__(self, file: File) -> None:
         assert file.path is not None, "a host's file lies on the host"
         self.file, self._path = file, file.path
-        file.read()
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         self._before = os.fstat(self._descriptor)
         self.inode = self._before.st_ino
-        file.read()  # and once more, now that changes are seen
+        try:
+            file.read()  # after the time of its last change was taken: every later change is seen
+        except BaseException:
+            self.close()
+            raise
 
     def check(self) -> None:
         """Raises ImageError."""
@@ -218,8 +230,7 @@ class HostFile:
             raise ImageError(f"{self._path} was changed while it was loaded; start again")
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
 
 def write_archive(image: EnclaveImage) -> int:
