@@ -18,6 +18,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import privlib
 from privlib.enclave import survey
@@ -78,13 +79,13 @@ def runtime_files(application: Path = Path(privlib.__file__).parents[1]) -> list
     return sorted(files, key=lambda file: file.name)
 
 
-def run_survey(roots: list[Path]) -> dict[str, list[str]]:
+def run_survey(roots: list[Path]) -> dict[str, list[Any]]:
     """What `survey` prints for packages in `roots`."""
     command = [*SURVEY, survey.__file__, *map(str, roots)]
     done = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C"})
     if done.returncode:
         raise ImageError(f"the worker cannot be loaded by a bare Python:\n{done.stderr.strip()}")
-    report: dict[str, list[str]] = json.loads(done.stdout)
+    report: dict[str, list[Any]] = json.loads(done.stdout)
     return report
 
 

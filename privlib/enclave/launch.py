@@ -11,8 +11,8 @@ from privlib.enclave.image import EnclaveImage
 from privlib.enclave.platforms import platform_named
 from privlib.enclave.platforms.base import LaunchReport, Platform, Process
 from privlib.enclave.session import Session
-from privlib.trusted.protocol import Message, Transport
 from privlib.trusted.loader import NAMESPACES, PRIVATE_FILES
+from privlib.trusted.protocol import Message, Transport
 from privlib.trusted.sandbox import CAPABILITIES, DESCRIPTORS, DUMPABLE, LANDLOCK, LIMITS, PRIVILEGES, SECCOMP
 from privlib.trusted.service import REPORT_DATA_BYTES
 
@@ -33,6 +33,11 @@ class Enclave:
     def report(self) -> LaunchReport:
         """How it came up: mechanisms, mapped files, seconds."""
         return self._process.report
+
+    @property
+    def measurement(self) -> bytes:
+        """MRENCLAVE as this enclave's quotes state it: the image's, or what Gramine makes of it."""
+        return self._process.measurement
 
     @property
     def alive(self) -> bool:

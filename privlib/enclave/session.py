@@ -1,5 +1,6 @@
 """What a user does with a running enclave."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,10 +76,8 @@ class Session:
         with self._turn:
             if self._ended:
                 raise EnclaveDied(f"the enclave is gone: {self._ended}; launch another one")
-            try:
+            with contextlib.suppress(ClosedError):  # it may have said why before it ended
                 self._transport.send(encode(message))
-            except ClosedError:
-                pass  # it may have said why before it ended
             try:
                 answer = decode(self._transport.receive())
             except ClosedError:

@@ -87,8 +87,8 @@ class Signer:
             if not 0 <= value < 1 << 16:
                 raise ImageError(f"{name} must be from 0 to 65535, got {value}")
         modulus = self._key.public_key().public_numbers().n.to_bytes(_BITS // 8, "little")
-        value = self._key.sign(_signed(measurement, product_id, svn), padding.PKCS1v15(), hashes.SHA256())
-        return Signature(modulus, product_id, svn, value)
+        signed = self._key.sign(_signed(measurement, product_id, svn), padding.PKCS1v15(), hashes.SHA256())
+        return Signature(modulus, product_id, svn, signed)
 
 
 def _signed(measurement: bytes, product_id: int, svn: int) -> bytes:

@@ -111,8 +111,10 @@ def _write_parameters(path: Path, parameters: Sequence[tuple[str, np.ndarray]]) 
     return entries
 
 
-def read(path: Path | str) -> Artifact:
+def read(path: Path | str, guarded: bool = False) -> Artifact:
     """Read and check an artifact: format, sizes and SHA-256 of every file, bounds of every parameter.
+
+    guarded: the platform keeps the files from changing, so that no private copies are made.
 
     Raises ArtifactError naming the file and what is wrong with it.
     """
@@ -129,7 +131,7 @@ def read(path: Path | str) -> Artifact:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise ArtifactError(f"{folder}: artifact format {found!r}, this version reads {FORMAT}; export the model again")
     try:
-        library, packed = (_private(folder / name, manifest["files"][name]) for name in (LIBRARY, PARAMETERS))
+        library, packed = (_private(folder / name, manifest["files"][name], guarded) for name in (LIBRARY, PARAMETERS))
         parameters = _views(packed, manifest["parameters"])
         packed.close()
     except (KeyError, TypeError, ValueError) as error:
@@ -137,12 +139,12 @@ def read(path: Path | str) -> Artifact:
     return Artifact(folder, manifest, library, parameters)
 
 
-def _private(path: Path, expected: Mapping[str, Any]) -> PrivateFile:
+def _private(path: Path, expected: Mapping[str, Any], guarded: bool) -> PrivateFile:
     """A private copy of `path`, checked against size and SHA-256."""
     if not path.is_file() or path.stat().st_size != expected["bytes"]:
         raise ArtifactError(f"{path} is missing or truncated; export the model again")
     try:
-        copy = PrivateFile(path)
+        copy = PrivateFile(path, guarded)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     if copy.sha256 != expected["sha256"]:
@@ -177,15 +179,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path | str) -> "CompiledModel | TrainingStep":
+def load(path: Path | str, guarded: bool = False) -> "CompiledModel | TrainingStep":
     """Load an exported artifact with the TVM runtime alone: a CompiledModel or a TrainingStep, by its kind.
+
+    guarded: as in `read`.
 
     Raises ArtifactError for anything but an intact artifact whose code this CPU can run.
     """
     from privlib.trusted.model import CompiledModel
     from privlib.trusted.training import TrainingStep
 
-    artifact = read(path)
+    artifact = read(path, guarded)
     kind = artifact.manifest.get("kind")
     if kind not in ("inference", "training"):
         raise ArtifactError(f"{path}: artifact kind {kind!r} is not known to this version")

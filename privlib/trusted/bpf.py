@@ -1,6 +1,6 @@
 """The system calls a closed-in worker may make, as a program for the kernel's filter machine.
 
-Classic BPF over struct seccomp_data {int nr; u32 arch; u64 instruction_pointer; u64 args[6]} (seccomp(2), linux/filter.h).
+Classic BPF over struct seccomp_data {int nr; u32 arch; u64 instruction_pointer; u64 args[6]} (seccomp(2)).
 Whatever is not allowed kills the process: a worker never makes such a call, so whoever does is not the worker.
 """
 

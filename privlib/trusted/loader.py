@@ -2,7 +2,7 @@
 unpacks the measured image where nobody else can reach it, and hands over to the worker.
 
     python -I -S -B loader.py simulated ARCHIVE CHANNEL     descriptors: the sealed image, the channel to the host
-    python -I -S -B loader.py gramine                       the image lies beside this file; the channel is stdin, stdout
+    python -I -S -B loader.py gramine                       the image lies beside this file; channel: stdin, stdout
 
 It uses nothing but what Python loads by itself, and ctypes: that much comes from the host's files, before they are left
 behind; all the rest comes from the image. It never executes a program after it has left the user
@@ -80,7 +80,7 @@ def become_child(archive: int, socket: int) -> None:
     os.close(socket)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+    os._exit(code if code >= 0 else 128 - code)  # 128 + signal, as shells say it
 
 
 def private_folder(mechanisms: dict[str, str]) -> str:
@@ -100,7 +100,7 @@ def private_folder(mechanisms: dict[str, str]) -> str:
     return folder
 
 
-def leave_host_files(folder: str) -> str:
+def leave_host_files(folder: str) -> None:
     """Make `folder`, a mount of this process's own, the root of the file system, with /proc in it and nothing else of
     the host's."""
     os.mkdir(os.path.join(folder, "proc"))

@@ -6,6 +6,7 @@ The copy lies in memory (memfd_create(2)) and is sealed against writing and resi
 
 import fcntl
 import hashlib
+import io
 import itertools
 import mmap
 import os
@@ -20,29 +21,39 @@ SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEA
 class PrivateFile:
     """The bytes of `source` as they were when this was made.
 
-    size: bytes; sha256: hexadecimal, of the copy; path: opens the copy in this process, until `close`. Raises OSError where the file cannot be read or memory is short.
+    guarded: the platform itself keeps the file from changing (Gramine's trusted files); then it is used where it lies.
+    size: bytes; sha256: hexadecimal; path: opens the bytes in this process, until `close`. Raises OSError where the
+    file cannot be read or memory is short.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.descriptor = os.memfd_create(f"privlib:{source.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._close = weakref.finalize(self, os.close, self.descriptor)
-        digest = hashlib.sha256()
-        with open(source, "rb", buffering=0) as file, open(self.descriptor, "wb", buffering=0, closefd=False) as copy:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                while chunk:
-                    chunk = chunk[copy.write(chunk) :]
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
-        self.size, self.sha256 = os.fstat(self.descriptor).st_size, digest.hexdigest()
-        # The dynamic linker takes a path it has seen before for the library it found there then, and numbers of
-        # descriptors come back: so every copy spells its path in a way of its own.
-        spelling = "".join("./" if bit == "1" else "/" for bit in f"{next(_COUNTER):b}")
-        self.path = f"/proc/self/fd/{spelling}{self.descriptor}"
+    def __init__(self, source: Path, guarded: bool = False) -> None:
+        with open(source, "rb", buffering=0) as file:
+            if guarded:
+                self._descriptor, self.path = os.dup(file.fileno()), str(source)
+            else:
+                self._descriptor = os.memfd_create(f"privlib:{source.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                # The dynamic linker takes a path it has seen before for the library it found there then, and numbers
+                # of descriptors come back: so every copy spells its path in a way of its own.
+                spelling = "".join("./" if bit == "1" else "/" for bit in f"{next(_COUNTER):b}")
+                self.path = f"/proc/self/fd/{spelling}{self._descriptor}"
+            self._close = weakref.finalize(self, os.close, self._descriptor)
+            if not guarded:
+                _copy(file, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+        self.sha256 = hashlib.sha256(self.map()).hexdigest()
 
     def map(self) -> mmap.mmap | bytes:
         """The bytes, mapped read-only; they stay valid after `close`."""
-        return mmap.mmap(self.descriptor, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) if self.size else b""
+        return mmap.mmap(self._descriptor, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) if self.size else b""
 
     def close(self) -> None:
         """Give the descriptor back; what is mapped stays."""
         self._close()
+
+
+def _copy(file: io.RawIOBase, target: int) -> None:
+    with open(target, "wb", buffering=0, closefd=False) as copy:
+        while chunk := file.read(_CHUNK):
+            while chunk:
+                chunk = chunk[copy.write(chunk) :]
+    fcntl.fcntl(target, fcntl.F_ADD_SEALS, SEALS)

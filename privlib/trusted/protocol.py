@@ -116,7 +116,7 @@ def encode(message: Message) -> list[Buffer]:
     arrays = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
     listed = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     head = json.dumps({"kind": message.kind, "fields": dict(message.fields), "arrays": listed}).encode()
-    views = [memoryview(array.reshape(-1).view(np.uint8)) for array in arrays.values()]
+    views = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
     return [_LENGTH.pack(len(head)), head, *views]
 
 
@@ -133,7 +133,8 @@ def decode(payload: Buffer) -> Message:
         kind, fields, listed = head["kind"], head["fields"], head["arrays"]
         if len(head) != 3 or not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(listed, list)):
             raise ValueError("kind must be a text, fields an object, arrays a list, and nothing else there")
-        arrays, rest = {}, body[length:]
+        arrays: dict[str, np.ndarray] = {}
+        rest = body[length:]
         for name, dtype, shape in listed:
             arrays[name], rest = _array(rest, name, dtype, shape, taken=arrays)
     except (KeyError, TypeError, ValueError, RecursionError) as error:

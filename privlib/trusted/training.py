@@ -148,8 +148,8 @@ class TrainingStep:
         self._key = key
 
     def refuse_test_keys(self) -> None:
-        """From here on `use_test_key` raises TrainingError; what runs in an enclave calls this first. A key that was set
-        before goes: the noise is the operating system's."""
+        """From here on `use_test_key` raises TrainingError; what runs in an enclave calls this first. A key set before
+        goes: the noise is the operating system's."""
         self._test_keys, self._key = False, None
 
     def accumulate(self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> None:

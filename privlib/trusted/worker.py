@@ -37,7 +37,7 @@ def main(folder: str, channel: tuple[int, int], mechanisms: dict[str, str]) -> N
         configuration = json.loads(Path(folder, CONFIGURATION).read_text())
         process = OwnProcess() if mechanisms else None
         with threads_later():
-            loaded = artifact.load(Path(folder, ARTIFACT))
+            loaded = artifact.load(Path(folder, ARTIFACT), guarded=process is None)
         if isinstance(loaded, TrainingStep):
             loaded.refuse_test_keys()
         facts: dict[str, Any] = {"mechanisms": mechanisms, "mapped": []}
@@ -51,7 +51,7 @@ def main(folder: str, channel: tuple[int, int], mechanisms: dict[str, str]) -> N
     finally:
         # Python's own end would make system calls that are no longer allowed.
         if sys.stderr is not None and sys.exc_info()[0] is not None:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # set, as just checked
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
         os._exit(CRASHED)
 
@@ -79,7 +79,7 @@ def close_in(
     threads = process.threads()
     process.close()
     mechanisms[sandbox.LIMITS] = sandbox.limit_resources(whole + memory_bytes)
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]  # their descriptors are closed next
+    sys.stdin = sys.stdout = sys.stderr = None  # their descriptors are closed next
     mechanisms[sandbox.DESCRIPTORS] = sandbox.close_descriptors(channel)
     mechanisms[sandbox.SECCOMP] = sandbox.seccomp(channel)
     mapped = [[file.path, file.inode, file.size, file.executable] for file in files]

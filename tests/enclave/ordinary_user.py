@@ -1,5 +1,5 @@
-"""Run as root: `python ordinary_user.py FOLDER… -- COMMAND…` runs the command as an ordinary user that can reach FOLDER…,
-even where they lie beneath a folder closed to others (as /root is): they are mounted again there, for this process alone.
+"""Run as root: `python ordinary_user.py FOLDER… -- COMMAND…` runs the command as an ordinary user that can reach the
+folders, even where they lie beneath one closed to others (as /root is): they are mounted there again, for it alone.
 """
 
 import ctypes

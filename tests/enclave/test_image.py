@@ -81,7 +81,8 @@ def test_every_byte_of_every_file_counts(image: EnclaveImage, signer: Signer) ->
         files = [*image.files[:index], changed, *image.files[index + 1 :]]
         seen.add(dataclasses.replace(image, files=tuple(files)).measurement)
         renamed = dataclasses.replace(file, name=file.name + "x")
-        seen.add(dataclasses.replace(image, files=(*image.files[:index], renamed, *image.files[index + 1 :])).measurement)
+        files = [*image.files[:index], renamed, *image.files[index + 1 :]]
+        seen.add(dataclasses.replace(image, files=tuple(files)).measurement)
     assert len(seen) == 2 * len(image.files) + 1
 
 
@@ -108,13 +109,13 @@ def test_the_configuration_is_measured_and_the_signers_word_is_not(
 def test_a_signature_holds_for_what_was_signed_alone(image: EnclaveImage, signer: Signer) -> None:
     image.signature.verify(image.measurement)
     assert image.signature.mr_signer == hashlib.sha256(image.signature.modulus).digest()
-    other_signer = signer.sign(bytes(32), 1, 1)
+    other, stranger = signer.sign(bytes(32), 1, 1), Signer.generate().sign(bytes(32), 1, 1)
     wrong = [
         (image.signature, bytes(32)),
         (dataclasses.replace(image.signature, svn=2), image.measurement),
         (dataclasses.replace(image.signature, product_id=2), image.measurement),
-        (dataclasses.replace(image.signature, value=other_signer.value), image.measurement),
-        (dataclasses.replace(image.signature, modulus=Signer.generate().sign(bytes(32), 1, 1).modulus), image.measurement),
+        (dataclasses.replace(image.signature, value=other.value), image.measurement),
+        (dataclasses.replace(image.signature, modulus=stranger.modulus), image.measurement),
     ]
     for signature, measurement in wrong:
         with pytest.raises(ImageError, match="not its signer's"):
@@ -144,7 +145,7 @@ def test_inside_code_that_imports_more_than_belongs_there_builds_no_image(tmp_pa
             runtime_files(sources)
 
 
-@pytest.mark.parametrize("arguments", [{"memory_bytes": 0}, {"dataset_bytes": -1}, {"memory_bytes": 1.5}, {"svn": 65536}])
+@pytest.mark.parametrize("arguments", [{"memory_bytes": 0}, {"dataset_bytes": -1}, {"svn": 65536}, {"product_id": -1}])
 def test_senseless_arguments_are_refused(inference_artifact: Path, signer: Signer, arguments: dict[str, int]) -> None:
     with pytest.raises(ImageError, match=next(iter(arguments))):
         build_image(inference_artifact, signer=signer, **arguments)
@@ -163,7 +164,8 @@ def test_a_signers_key_is_kept_and_is_of_the_kind_sgx_takes(tmp_path: Path) -> N
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     assert Signer.of_this_user().pem() == Signer.of_this_user().pem()
-    for key, complaint in ((rsa.generate_private_key(65537, 2048), "RSA-3072"), (ec.generate_private_key(ec.SECP256R1()), "RSA")):
+    wrong = ((rsa.generate_private_key(65537, 2048), "RSA-3072"), (ec.generate_private_key(ec.SECP256R1()), "RSA"))
+    for key, complaint in wrong:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -68,13 +68,14 @@ import numpy as np, psutil
 from privlib.enclave.launch import ALL_MECHANISMS, launch
 
 def attack(pid, address):
-    done = subprocess.run([sys.executable, "-I", "-S", sys.argv[2], str(pid), str(address)], capture_output=True, text=True)
+    command = [sys.executable, "-I", "-S", sys.argv[2], str(pid), str(address)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
 
 with open(sys.argv[1], "rb") as file:
     image = pickle.load(file)
-waits = "import ctypes, sys; b = ctypes.create_string_buffer(b'secret'); print(ctypes.addressof(b), flush=True); input()"
+waits = "import ctypes; b = ctypes.create_string_buffer(b'secret'); print(ctypes.addressof(b), flush=True); input()"
 ordinary = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 address = int(ordinary.stdout.readline())
 with launch(image, require=ALL_MECHANISMS) as enclave:
@@ -108,7 +109,8 @@ def test_a_peer_of_the_same_ordinary_user_gets_nowhere(image: EnclaveImage, shar
     if os.getuid() == 0:
         folders = [sys.base_prefix, sysconfig.get_path("purelib"), str(SOURCES)]
         command = [sys.executable, ordinary_user.__file__, *folders, "--", *command]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "HOME": str(shared), "PRIVLIB_CACHE": str(shared / "cache")}
+    own = {"PYTHONPATH": str(SOURCES), "HOME": str(shared), "PRIVLIB_CACHE": str(shared / "cache")}
+    environment = {**os.environ, **own}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=shared)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -70,9 +70,7 @@ ATTACKS = {
 
 
 @pytest.fixture(scope="module")
-def taken_over(
-    image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory
-) -> EnclaveImage:
+def taken_over(image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> EnclaveImage:
     sources = clone(tmp_path_factory.mktemp("attack"))
     with open(sources / "privlib" / "trusted" / "service.py", "a") as file:
         file.write(TAKEN_OVER)
@@ -124,9 +122,7 @@ def test_seccomp_ends_a_worker_that_tries_to(attack: str, taken_over: EnclaveIma
 
 
 @pytest.fixture(scope="module")
-def without_seccomp(
-    image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Enclave]:
+def without_seccomp(image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Enclave]:
     """The other layers alone: what they refuse, they refuse with an error."""
     sources = clone(tmp_path_factory.mktemp("attack"))
     with open(sources / "privlib" / "trusted" / "service.py", "a") as file:

@@ -110,7 +110,8 @@ def test_what_the_host_lacks_is_recorded(image: EnclaveImage, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("refused", "required"), [(UNSHARE, "network namespace"), (UNSHARE, "private file system"), (LANDLOCK_CREATE, "landlock")]
+    ("refused", "required"),
+    [(UNSHARE, "network namespace"), (UNSHARE, "private file system"), (LANDLOCK_CREATE, "landlock")],
 )
 def test_a_required_mechanism_that_is_missing_stops_the_launch(
     image: EnclaveImage, tmp_path: Path, refused: int, required: str
@@ -185,7 +186,8 @@ def test_a_worker_that_maps_what_its_image_does_not_list_never_serves(
 def test_a_worker_that_fails_to_start_says_why(image: EnclaveImage, signer: Signer, tmp_path: Path) -> None:
     sources = clone(tmp_path)
     loader = sources / "privlib" / "trusted" / "loader.py"
-    loader.write_text(loader.read_text().replace("def unpack(", "def unpack(*_):\n    raise OSError('no room')\n\ndef _(", 1))
+    broken = "def unpack(*_):\n    raise OSError('no room')\n\ndef _("
+    loader.write_text(loader.read_text().replace("def unpack(", broken, 1))
     with pytest.raises(LaunchError, match="(?s)ended before it was ready.*no room"):
         launch(image_of(sources, image, signer))
 
@@ -196,7 +198,7 @@ def test_death_during_a_request_is_noticed_at_once(training_image: EnclaveImage,
         session = enclave.connect()
         session.load(np.zeros((64, 3, 32, 32), np.float32), np.zeros(64, np.int64))
         worker = worker_of(enclave)
-        victim = worker if who == "worker" else worker.parent()
+        victim = worker if who == "worker" else psutil.Process(worker.ppid())
         timer = threading.Timer(0.5, victim.kill)
         timer.start()
         started = time.monotonic()
@@ -247,7 +249,8 @@ def test_an_enclave_ends_with_its_launcher(image: EnclaveImage, tmp_path: Path) 
     code = (
         "import pickle, psutil, sys, os\nfrom privlib.enclave.launch import launch\n"
         "e = launch(pickle.load(open(sys.argv[1], 'rb')))\n"
-        "print([e._process.pid, psutil.Process(e._process.pid).children()[0].pid], flush=True)\nos.kill(os.getpid(), 9)\n"
+        "print([e._process.pid, psutil.Process(e._process.pid).children()[0].pid], flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "image")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)})

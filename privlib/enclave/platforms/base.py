@@ -42,8 +42,17 @@ class LaunchReport:
 class Process(Protocol):
     """An enclave that runs."""
 
-    transport: Transport
-    report: LaunchReport
+    @property
+    def transport(self) -> Transport:
+        """The plain channel to its worker."""
+
+    @property
+    def report(self) -> LaunchReport:
+        """How it came up."""
+
+    @property
+    def measurement(self) -> bytes:
+        """MRENCLAVE, as quotes of this enclave state it."""
 
     def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
         """A quote over `report_data` (64 bytes). answer: the arrays that the worker answered a report with."""
@@ -61,7 +70,9 @@ class Process(Protocol):
 class Platform(Protocol):
     """Where enclaves run."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In reports."""
 
     def missing(self) -> str:
         """Why it cannot be used on this host, or ""."""

@@ -72,7 +72,7 @@ class SimulatedProcess:
     report: LaunchReport
 
     def __init__(self, image: EnclaveImage, measurement: bytes, debug: bool, quoter: Quoter | None) -> None:
-        self._image, self._measurement, self._debug, self._quoter = image, measurement, debug, quoter
+        self._image, self.measurement, self._debug, self._quoter = image, measurement, debug, quoter
         with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
             self._watched = [HostFile(file) for file in image.files if file.name.startswith(f"{HOST}/")]
             for watched in self._watched:
@@ -123,7 +123,7 @@ class SimulatedProcess:
             raise MechanismError(f"{', '.join(unknown)}: no such mechanism; there are {', '.join(mechanisms)}")
         lacking = [f"{name} ({mechanisms[name]})" for name in require if mechanisms[name]]
         if lacking:
-            raise MechanismError(f"this host lacks what is required: {', '.join(lacking)}; require less, or run elsewhere")
+            raise MechanismError(f"this host lacks what is required: {', '.join(lacking)}; require less")
         mapped = self._identify(ready)
         for watched in self._watched:
             watched.check()
@@ -155,7 +155,7 @@ class SimulatedProcess:
         signature = self._image.signature
         confirmed = answer["report_data"].tobytes()
         return self._quoter(
-            self._measurement, signature.mr_signer, signature.product_id, signature.svn, self._debug, confirmed
+            self.measurement, signature.mr_signer, signature.product_id, signature.svn, self._debug, confirmed
         )
 
     def alive(self) -> bool:
@@ -188,7 +188,7 @@ class SimulatedProcess:
         """See Process.stop."""
         if self._own.fileno() >= 0:
             with contextlib.suppress(OSError):
-                self._own.shutdown(socket.SHUT_RDWR)  # the worker ends with its channel, and whoever waits here wakes up
+                self._own.shutdown(socket.SHUT_RDWR)  # the worker ends with its channel; whoever waits here wakes up
             self.transport.close()
         try:
             self._process.wait(0.2)
