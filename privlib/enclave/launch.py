@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from privlib.enclave.errors import EnclaveError, LaunchError
+from privlib.enclave.errors import LaunchError, PlatformError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.platforms import platform_named
 from privlib.enclave.platforms.base import LaunchReport, Platform, Process
@@ -88,5 +88,5 @@ def launch(
     """
     chosen = platform_named(platform) if isinstance(platform, str) else platform
     if reason := chosen.missing():
-        raise EnclaveError(f"platform {chosen.name!r} cannot be used here: {reason}")
+        raise PlatformError(f"platform {chosen.name!r} cannot be used here: {reason}")
     return Enclave(image, chosen.start(image, debug=debug, require=require))
