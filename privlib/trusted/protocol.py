@@ -113,7 +113,7 @@ class Message:
 
 def encode(message: Message) -> list[Buffer]:
     """The parts of a payload; arrays are not copied where they are contiguous."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     listed = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     head = json.dumps({"kind": message.kind, "fields": dict(message.fields), "arrays": listed}).encode()
     views = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]

@@ -89,7 +89,9 @@ def test_what_python_loads_from_the_host_is_mounted_where_it_looks(
     mounts = {each["path"]: each["uri"] for each in staged[1]["fs"]["mounts"]}
     assert mounts.pop("/lib") == f"file:{RUNTIME}" and mounts.pop("/image") == "file:image"
     assert all(uri == f"file:{path}" for path, uri in mounts.items())
-    host = {str(f.path) for f in image.files if f.name.startswith("host/") and Path(f.name).name not in gramine._OF_GRAMINE}
+    host = {
+        str(f.path) for f in image.files if f.name.startswith("host/") and Path(f.name).name not in gramine._OF_GRAMINE
+    }
     assert set(mounts) == host and staged[1]["libos"]["entrypoint"] in host
 
 
@@ -166,9 +168,7 @@ def test_a_failing_program_of_gramine_is_named(image: EnclaveImage, signer: Sign
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_quotes_are_read_inside(
-    image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_quotes_are_read_inside(image: EnclaveImage, signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> None:
     """/dev/attestation as Gramine documents it: write user_report_data, read quote. Here a folder stands for it."""
     from tests.enclave.sources import clone, image_of
 

@@ -59,7 +59,9 @@ def test_a_platform_that_this_host_lacks_says_what_is_missing(
     image: EnclaveImage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PlatformError, match="'gramine' cannot be used here: gramine-sgx, .* not found; install Gramine"):
+    with pytest.raises(
+        PlatformError, match="'gramine' cannot be used here: gramine-sgx, .* not found; install Gramine"
+    ):
         launch(image, "gramine")
     with pytest.raises(PlatformError, match="cannot be used here: .*not found"):
         launch(image, GraminePlatform())
