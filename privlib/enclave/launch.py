@@ -1,5 +1,6 @@
 """Launch an image on a platform."""
 
+import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,8 @@ class Enclave:
     def __init__(self, image: EnclaveImage, process: Process) -> None:
         self.image = image
         self._process = process
-        self._session = Session(process.transport, process.death)
+        self._turn = threading.Lock()
+        self._session = Session(process.transport, process.death, self._turn)
 
     @property
     def report(self) -> LaunchReport:
@@ -57,7 +59,7 @@ class Enclave:
         whoever runs on the same machine and trusts it."""
         if secure is None:
             return self._session
-        return Session(secure(self, self._process.transport), self._process.death)
+        return Session(secure(self, self._process.transport), self._process.death, self._turn)
 
     def close(self) -> None:
         """End it, gently and then not; what it held is gone. May be called twice."""

@@ -28,9 +28,10 @@ class Session:
     Every method raises EnclaveDied at once where the enclave ends, RequestRefused where it refuses.
     """
 
-    def __init__(self, transport: Transport, death: Callable[[], str]) -> None:
+    def __init__(self, transport: Transport, death: Callable[[], str], turn: threading.Lock | None = None) -> None:
+        """turn: shared by the sessions of one transport."""
         self._transport, self._death = transport, death
-        self._turn = threading.Lock()
+        self._turn = turn or threading.Lock()
         self._ended = ""
 
     def infer(self, images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ NUMBERS = {
     "sched_yield": 24, "mremap": 25, "madvise": 28, "exit": 60, "futex": 202, "restart_syscall": 219,
     "clock_gettime": 228, "exit_group": 231, "getrandom": 318,
 }  # fmt: skip
-KILL, ALLOW, FAIL = 0x80000000, 0x7FFF0000, 0x00050000
+KILL, ALLOW = 0x80000000, 0x7FFF0000
 _ARCHITECTURE = 0xC000003E  # AUDIT_ARCH_X86_64; calls of the x32 interface have bit 30 set and match no number
 _LOAD, _EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -29,19 +29,19 @@ class Masked:
     values: tuple[int, ...]
 
 
-def program(plain: Iterable[int], conditional: Mapping[int, Masked], otherwise: int = KILL) -> bytes:
-    """Calls in `plain` are allowed, those in `conditional` if their argument fits, others get `otherwise`."""
+def program(plain: Iterable[int], conditional: Mapping[int, Masked]) -> bytes:
+    """Calls in `plain` are allowed, those in `conditional` if their argument fits; others kill the process."""
     code = [_load(_ARCHITECTURE_AT), _jump(_ARCHITECTURE, 1, 0), _return(KILL), _load(_NUMBER_AT)]
     for number in plain:
         code += [_jump(number, 0, 1), _return(ALLOW)]
     for number, condition in conditional.items():
         at = _ARGUMENTS_AT + 8 * condition.index
-        block = [_load(at + 4), _jump(0, 1, 0), _return(otherwise), _load(at), _instruction(_AND, condition.mask)]
+        block = [_load(at + 4), _jump(0, 1, 0), _return(KILL), _load(at), _instruction(_AND, condition.mask)]
         for value in condition.values:
             block += [_jump(value, 0, 1), _return(ALLOW)]
-        block.append(_return(otherwise))
+        block.append(_return(KILL))
         code += [_jump(number, 0, len(block)), *block]
-    return b"".join([*code, _return(otherwise)])
+    return b"".join([*code, _return(KILL)])
 
 
 def _instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:

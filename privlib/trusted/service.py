@@ -77,10 +77,10 @@ class Service:
         shape = ((step.augmentations,) if step.augmentations > 1 else ()) + step.input_shape
         if images.dtype != np.float32 or images.shape[1:] != shape or labels.dtype != np.int64:
             raise InputError(f"a dataset has images float32 (n, {', '.join(map(str, shape))}) and labels int64 (n,)")
-        if labels.shape != (len(images),) or (
-            step.num_classes is not None and len(labels) and not 0 <= labels.min() <= labels.max() < step.num_classes
-        ):
-            raise InputError(f"there must be a label for every image, each from 0 to {step.num_classes - 1}")
+        if labels.shape != (len(images),):
+            raise InputError("there must be a label for every image")
+        if step.num_classes is not None and len(labels) and not 0 <= labels.min() <= labels.max() < step.num_classes:
+            raise InputError(f"labels must lie from 0 to {step.num_classes - 1}")  # which did not is private
         if type(start) is not int or type(total) is not int or start not in (0, self._rows):
             raise RequestError(f"rows come in order: the next is row {self._rows}, or row 0 to begin anew")
         if not start + len(images) <= total or 4 * total * math.prod(shape) > self._configuration["dataset_bytes"]:

@@ -1,7 +1,7 @@
 """The manifest for Gramine, read as TOML; and the whole backend against stand-ins for Gramine's programs.
 
-The stand-ins run the staged worker by a bare Python, without SGX and without a library OS: they show that what is staged
-is complete and that the worker speaks over its standard input and output, and nothing about Gramine.
+The stand-ins run the staged worker by a bare Python, without SGX and without a library OS: they show that what is
+staged is complete and that the worker speaks over its standard input and output, and nothing about Gramine.
 """
 
 import hashlib
@@ -100,13 +100,14 @@ def test_the_manifest_is_the_same_every_time(image: EnclaveImage) -> None:
     assert first == second and rendered(first)["sgx"]["debug"] is True
 
 
-# A stand-in for Gramine's three programs: renders, "signs" (a SIGSTRUCT whose ENCLAVEHASH is the manifest's hash), runs.
+# A stand-in for Gramine's three programs: renders, "signs" (a SIGSTRUCT with the manifest's hash as ENCLAVEHASH), runs.
 STAND_IN = """#!{python} -IS
 import hashlib, os, sys
 sys.path.append({stdlib!r})
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 if program == "gramine-manifest":
-    text = open(arguments[0]).read().replace("{{{{ gramine.libos }}}}", "/l").replace("{{{{ gramine.runtimedir() }}}}", "/r")
+    text = open(arguments[0]).read()
+    text = text.replace("{{{{ gramine.libos }}}}", "/l").replace("{{{{ gramine.runtimedir() }}}}", "/r")
     open(arguments[1], "w").write(text)
 elif program == "gramine-sgx-sign":
     options = dict(zip(arguments[::2], arguments[1::2]))

@@ -146,7 +146,7 @@ WRONG_TRAINING: dict[str, tuple[Message, str, str]] = {
     "a dataset without end": (Message("load", {"start": 0, "total": 10**9}, LOAD), "RequestError", "does not fit"),
     "rows as text": (Message("load", {"start": "0", "total": 4}, LOAD), "RequestError", "in order"),
     "labels out of range": (
-        Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": labels(4) + 7}), "InputError", "from 0 to 9",
+        Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": labels(4) + 7}), "InputError", "lie from 0 to 9",
     ),
     "labels of another type": (
         Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": np.zeros(4)}), "InputError", "int64",

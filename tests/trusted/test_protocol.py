@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from privlib.trusted.protocol import DTYPES, MAXIMUM_FRAME, ClosedError, Message, ProtocolError, Stream, decode, encode
+from privlib.trusted.protocol import (
+    DTYPES,
+    MAXIMUM_FRAME,
+    Buffer,
+    ClosedError,
+    Message,
+    ProtocolError,
+    Stream,
+    decode,
+    encode,
+)
 
 
 @pytest.fixture
@@ -26,7 +36,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 values = st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+                      lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part, max_size=3),
                       max_leaves=10)  # fmt: skip
 tensors = st.sampled_from(DTYPES).flatmap(
     lambda dtype: arrays.arrays(np.dtype(dtype), arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
@@ -90,7 +100,7 @@ def test_a_hundred_thousand_hostile_messages(data: bytes) -> None:
 def test_frames_keep_their_bounds_and_are_counted(pipe: tuple[int, int]) -> None:
     sender, receiver = Stream(pipe[0], pipe[1]), Stream(pipe[0], pipe[1])
     large = os.urandom(1 << 20)
-    frames = [[b""], [b"a", b"", b"bc"], [large], [memoryview(large)[5:9]]]
+    frames: list[list[Buffer]] = [[b""], [b"a", b"", b"bc"], [large], [memoryview(large)[5:9]]]
 
     def send() -> None:
         for parts in frames:

@@ -50,7 +50,8 @@ class SimulatedPlatform:
         self._quoter = quoter
 
     def missing(self) -> str:
-        return "" if sys.platform == "linux" else "it needs Linux"
+        machine = f"{sys.platform} {os.uname().machine}"
+        return "" if machine == "linux x86_64" else f"it needs Linux on x86-64, and this is {machine}"
 
     def start(self, image: EnclaveImage, *, debug: bool, require: Sequence[str]) -> "SimulatedProcess":
         """See Platform.start."""
@@ -59,7 +60,7 @@ class SimulatedPlatform:
         image.signature.verify(measurement)
         process = SimulatedProcess(image, measurement, debug, self._quoter)
         try:
-            process.wait_until_ready(require, started)
+            process.wait_until_ready(self.name, require, started)
         except BaseException:
             process.stop()
             raise
@@ -95,7 +96,7 @@ class SimulatedProcess:
         command = [sys.executable, "-I", "-S", "-B", "-X", "pycache_prefix=/proc/none", f"/proc/self/fd/{script}"]
         try:
             return subprocess.Popen(
-                [*command, self.name(), str(archive), str(channel)],
+                [*command, "simulated", str(archive), str(channel)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
@@ -105,11 +106,7 @@ class SimulatedProcess:
         except OSError as error:
             raise LaunchError(f"no process could be started: {error}") from error
 
-    @staticmethod
-    def name() -> str:
-        return SimulatedPlatform.name
-
-    def wait_until_ready(self, require: Sequence[str], started: float) -> None:
+    def wait_until_ready(self, platform: str, require: Sequence[str], started: float) -> None:
         """Take the worker's first message and hold it against the image and what is required."""
         try:
             ready = decode(self.transport.receive())
@@ -128,7 +125,7 @@ class SimulatedProcess:
         for watched in self._watched:
             watched.check()
         seconds = time.monotonic() - started
-        self.report = LaunchReport(self.name(), mechanisms, mapped, ready.fields["threads"], seconds)
+        self.report = LaunchReport(platform, mechanisms, mapped, ready.fields["threads"], seconds)
 
     def _identify(self, ready: Message) -> tuple[MappedFile, ...]:
         """The mapped files by their names in the image. Raises LaunchError for code that is not in it.
