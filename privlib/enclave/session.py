@@ -28,7 +28,7 @@ class Session:
     Every method raises EnclaveDied at once where the enclave ends, RequestRefused where it refuses.
     """
 
-    def __init__(self, transport: Transport, death: Callable[[], str], turn: threading.Lock | None = None) -> None:
+    def __init__(self, transport: Transport, death: Callable[[], str], turn: "threading.Lock | None" = None) -> None:
         """turn: shared by the sessions of one transport."""
         self._transport, self._death = transport, death
         self._turn = turn or threading.Lock()
