@@ -75,9 +75,8 @@ class SimulatedProcess:
     def __init__(self, image: EnclaveImage, measurement: bytes, debug: bool, quoter: Quoter | None) -> None:
         self._image, self.measurement, self._debug, self._quoter = image, measurement, debug, quoter
         with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
-            self._watched = [HostFile(file) for file in image.files if file.name.startswith(f"{HOST}/")]
-            for watched in self._watched:
-                kept.callback(watched.close)
+            host = [file for file in image.files if file.name.startswith(f"{HOST}/")]
+            self._watched = [kept.enter_context(contextlib.closing(HostFile(file))) for file in host]
             self._errors: IO[bytes] = kept.enter_context(tempfile.TemporaryFile())
             self._own, theirs = socket.socketpair()
             kept.callback(self._own.close)
