@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.private_file import PrivateFile
 
 if TYPE_CHECKING:
     from privlib.trusted.model import CompiledModel
@@ -39,15 +40,17 @@ class ArtifactError(PrivlibError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact read and checked: its folder, its manifest, and its parameters (memory-mapped, in calling order)."""
+    """An artifact read and checked: its folder, its manifest, its code (a private copy: what was checked is what is
+    loaded), and its parameters (a private copy, mapped, in calling order)."""
 
     path: Path
     manifest: Mapping[str, Any]
+    library: PrivateFile
     parameters: tuple[np.ndarray, ...]
 
 
 def write(
-    path: Path | str, library: Path, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]
+    path: Path | str, library: Path | str, parameters: Sequence[tuple[str, np.ndarray]], facts: Mapping[str, Any]
 ) -> Path:
     """Write an artifact folder at `path`, whole or not at all; an artifact there is replaced, anything else is refused.
 
@@ -108,8 +111,10 @@ def _write_parameters(path: Path, parameters: Sequence[tuple[str, np.ndarray]]) 
     return entries
 
 
-def read(path: Path | str) -> Artifact:
+def read(path: Path | str, guarded: bool = False) -> Artifact:
     """Read and check an artifact: format, sizes and SHA-256 of every file, bounds of every parameter.
+
+    guarded: the platform keeps the files from changing, so that no private copies are made.
 
     Raises ArtifactError naming the file and what is wrong with it.
     """
@@ -126,24 +131,30 @@ def read(path: Path | str) -> Artifact:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise ArtifactError(f"{folder}: artifact format {found!r}, this version reads {FORMAT}; export the model again")
     try:
-        for name in (LIBRARY, PARAMETERS):
-            expected = manifest["files"][name]
-            if not (folder / name).is_file() or (folder / name).stat().st_size != expected["bytes"]:
-                raise ArtifactError(f"{folder / name} is missing or truncated; export the model again")
-            if _sha256(folder / name) != expected["sha256"]:
-                raise ArtifactError(
-                    f"{folder / name} does not have the SHA-256 its manifest states; export the model again"
-                )
-        parameters = _views(folder / PARAMETERS, manifest["parameters"])
+        library, packed = (_private(folder / name, manifest["files"][name], guarded) for name in (LIBRARY, PARAMETERS))
+        parameters = _views(packed, manifest["parameters"])
+        packed.close()
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is malformed ({error!r}); export the model again") from error
-    return Artifact(folder, manifest, parameters)
+    return Artifact(folder, manifest, library, parameters)
 
 
-def _views(path: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
+def _private(path: Path, expected: Mapping[str, Any], guarded: bool) -> PrivateFile:
+    """A private copy of `path`, checked against size and SHA-256."""
+    if not path.is_file() or path.stat().st_size != expected["bytes"]:
+        raise ArtifactError(f"{path} is missing or truncated; export the model again")
+    try:
+        copy = PrivateFile(path, guarded)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if copy.sha256 != expected["sha256"]:
+        raise ArtifactError(f"{path} does not have the SHA-256 its manifest states; export the model again")
+    return copy
+
+
+def _views(file: PrivateFile, entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
     """The parameters as views of the mapped file. Raises KeyError, TypeError or ValueError for entries that lie."""
-    size = path.stat().st_size
-    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    size, data = file.size, np.frombuffer(file.map(), np.uint8)
     views = []
     for entry in entries:
         name, dtype, offset = entry["name"], entry["dtype"], _natural(entry["offset"])
@@ -168,15 +179,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path | str) -> "CompiledModel | TrainingStep":
+def load(path: Path | str, guarded: bool = False) -> "CompiledModel | TrainingStep":
     """Load an exported artifact with the TVM runtime alone: a CompiledModel or a TrainingStep, by its kind.
+
+    guarded: as in `read`.
 
     Raises ArtifactError for anything but an intact artifact whose code this CPU can run.
     """
     from privlib.trusted.model import CompiledModel
     from privlib.trusted.training import TrainingStep
 
-    artifact = read(path)
+    artifact = read(path, guarded)
     kind = artifact.manifest.get("kind")
     if kind not in ("inference", "training"):
         raise ArtifactError(f"{path}: artifact kind {kind!r} is not known to this version")

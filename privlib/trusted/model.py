@@ -44,7 +44,7 @@ class CompiledModel:
         self.dtype, self.level = str(facts["dtype"]), str(facts["level"])
         self.memory = Memory(int(facts["memory"]["activation_bytes"]), sum(p.nbytes for p in artifact.parameters))
         runtime = tvm_runtime()
-        self._main = virtual_machine(load_code(artifact.path / format.LIBRARY, self.level))["main"]
+        self._main = virtual_machine(load_code(artifact.library.path, self.level))["main"]
         self._lock = threading.Lock()  # the virtual machine and the input's memory serve one call at a time
         self._parameters = [runtime.tensor(parameter) for parameter in artifact.parameters]
         self._input = runtime.empty((self.batch_size, *self.input_shape), self.dtype)
@@ -93,5 +93,5 @@ class CompiledModel:
         returns the folder."""
         facts = {key: value for key, value in self.manifest.items() if key not in ("format", "parameters", "files")}
         names = [entry["name"] for entry in self.manifest["parameters"]]
-        library = self._artifact.path / format.LIBRARY
+        library = self._artifact.library.path
         return format.write(path, library, list(zip(names, self._artifact.parameters, strict=True)), facts)

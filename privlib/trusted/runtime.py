@@ -4,6 +4,9 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from privlib.trusted.artifact import ArtifactError
 _V3 = frozenset({"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = {"x86-64-v4": _V4, "x86-64-v3": _V3}
+
+_threads_later: ContextVar[bool] = ContextVar("threads_later", default=False)
 
 
 @cache
@@ -44,6 +49,17 @@ def use_all_cores() -> int:
     return cores
 
 
+@contextmanager
+def threads_later() -> Iterator[None]:
+    """Load code without starting TVM's threads; `use_all_cores` starts them. Landlock covers only the thread that asks
+    for it and those made after it, so a process that wants to close itself in must do so between the two."""
+    token = _threads_later.set(True)
+    try:
+        yield
+    finally:
+        _threads_later.reset(token)
+
+
 def tvm_runtime() -> Any:
     """The module `tvm.runtime`; where PyTorch is not installed, TVM's compiler is left out.
 
@@ -61,7 +77,7 @@ def tvm_runtime() -> Any:
             del os.environ[name]
 
 
-def load_code(library: Path, level: str) -> Any:
+def load_code(library: Path | str, level: str) -> Any:
     """Load a compiled library: a module whose kernels are found with get_function(name, query_imports=True).
 
     Raises ArtifactError where the CPU lacks a feature of `level`: the code would die on an illegal instruction.
@@ -71,8 +87,11 @@ def load_code(library: Path, level: str) -> Any:
         raise ArtifactError(
             f"{library} is built for {level}; this CPU lacks {', '.join(missing)}: compile for this machine"
         )
-    use_all_cores()
-    return tvm_runtime().load_module(str(library))
+    tvm_runtime()
+    if not _threads_later.get():
+        use_all_cores()
+    # By its name for shared libraries: a private copy's path (/proc/self/fd/N) has no suffix to tell the format by.
+    return tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(str(library), "so")
 
 
 def virtual_machine(code: Any) -> Any:

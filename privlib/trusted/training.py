@@ -81,11 +81,12 @@ class TrainingStep:
         self.clipping_margin = float(facts["clipping_margin"])
         self._lock = threading.Lock()
         self._runtime = tvm_runtime()
-        code = load_code(artifact.path / format.LIBRARY, self.level)
+        code = load_code(artifact.library.path, self.level)
         self._accumulate = virtual_machine(code)["main"]
         self._update = code.get_function("update", query_imports=True)
         self._lay_out(facts)
         self._key: bytes | None = None
+        self._test_keys = True
         self._steps = 0
         self._losses: list[np.ndarray] = []
 
@@ -147,9 +148,16 @@ class TrainingStep:
     def use_test_key(self, key: bytes) -> None:
         """Make the noise repeatable: 32 bytes in place of the operating system's randomness. For tests alone; from
         here on the run is marked not private."""
+        if not self._test_keys:
+            raise TrainingError("inside an enclave the noise has no test key: what is released must be private")
         if len(key) != 32:
             raise TrainingError(f"a key has 32 bytes, got {len(key)}")
         self._key = key
+
+    def refuse_test_keys(self) -> None:
+        """From here on `use_test_key` raises TrainingError; what runs in an enclave calls this first. A key set before
+        goes: the noise is the operating system's."""
+        self._test_keys, self._key = False, None
 
     def accumulate(self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Add the clipped gradients of a batch to the sums.
@@ -299,7 +307,7 @@ class TrainingStep:
         """Write code and current parameters to the folder `path` (whole or not at all), for `privlib.trusted.load` in
         any process; returns the folder. Momentum and sums stay behind."""
         facts = {key: value for key, value in self.manifest.items() if key not in ("format", "parameters", "files")}
-        return format.write(path, self._artifact.path / format.LIBRARY, list(self._arrays.items()), facts)
+        return format.write(path, self._artifact.library.path, list(self._arrays.items()), facts)
 
     def _pieces(
         self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray | None

@@ -1,0 +1,101 @@
+"""What a platform has to offer, and the table of platforms by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from privlib.enclave.errors import PlatformError
+from privlib.enclave.image import EnclaveImage
+from privlib.trusted.protocol import Transport
+
+# (mr_enclave, mr_signer, isv_prod_id, isv_svn, debug, report_data) -> quote
+Quoter = Callable[[bytes, bytes, int, int, bool, bytes], bytes]
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file mapped into an enclave: its name in the image, bytes of address space, `executable` of them code."""
+
+    name: str
+    size: int
+    executable: int
+
+
+@dataclass(frozen=True)
+class LaunchReport:
+    """How an enclave came up. mechanisms: what protects it → "", or why this host lacks it (empty where the platform
+    protects by itself); mapped: files in its memory; threads: in it, 0 where unknown; seconds: from the call of
+    `launch` until it was ready."""
+
+    platform: str
+    mechanisms: Mapping[str, str]
+    mapped: tuple[MappedFile, ...]
+    threads: int
+    seconds: float
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Mechanisms that this host lacks, with the reason."""
+        return {name: reason for name, reason in self.mechanisms.items() if reason}
+
+
+class Process(Protocol):
+    """An enclave that runs."""
+
+    @property
+    def transport(self) -> Transport:
+        """The plain channel to its worker."""
+
+    @property
+    def report(self) -> LaunchReport:
+        """How it came up."""
+
+    @property
+    def measurement(self) -> bytes:
+        """MRENCLAVE, as quotes of this enclave state it."""
+
+    def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
+        """A quote over `report_data` (64 bytes). answer: the arrays that the worker answered a report with."""
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+
+    def death(self) -> str:
+        """Wait until it has ended, for a moment at most; in words, how it did."""
+
+    def stop(self) -> None:
+        """End it, whatever it does, and give everything back. May be called twice."""
+
+
+class Platform(Protocol):
+    """Where enclaves run."""
+
+    @property
+    def name(self) -> str:
+        """In reports."""
+
+    def missing(self) -> str:
+        """Why it cannot be used on this host, or ""."""
+
+    def start(self, image: EnclaveImage, *, debug: bool, require: Sequence[str]) -> Process:
+        """Load, start, and wait until the worker is ready. Raises LaunchError, MechanismError, ImageError."""
+
+
+_PLATFORMS: dict[str, Callable[[], Platform]] = {}
+
+
+def register_platform(name: str, make: Callable[[], Platform]) -> None:
+    """Make a platform known to `launch` by a name. Raises PlatformError where the name is taken."""
+    if name in _PLATFORMS:
+        raise PlatformError(f"there is a platform {name!r} already; choose another name")
+    _PLATFORMS[name] = make
+
+
+def platform_named(name: str) -> Platform:
+    """The platform of this name. Raises PlatformError where there is none, or it cannot be used here."""
+    if name not in _PLATFORMS:
+        raise PlatformError(f"there is no platform {name!r}; there are {', '.join(sorted(_PLATFORMS))}")
+    platform = _PLATFORMS[name]()
+    if reason := platform.missing():
+        raise PlatformError(f"platform {name!r} cannot be used here: {reason}")
+    return platform

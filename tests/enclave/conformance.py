@@ -1,0 +1,78 @@
+"""What every platform must do, whatever it is made of: one suite, run against each."""
+
+import numpy as np
+import pytest
+
+from privlib.enclave.errors import EnclaveDied, ImageError, RequestRefused
+from privlib.enclave.image import EnclaveImage
+from privlib.enclave.launch import launch
+from privlib.enclave.platforms import Platform
+from privlib.enclave.signer import Signature
+from privlib.trusted import CompiledModel
+from privlib.trusted.protocol import Message
+
+
+class PlatformConformance:
+    """Subclass it with fixtures `platform`, `image` (an inference image it can start), `training_image` and `model`
+    (the artifact of `image`, loaded outside)."""
+
+    @pytest.fixture
+    def platform(self) -> Platform:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model(self) -> CompiledModel:
+        raise NotImplementedError
+
+    def test_it_is_known_by_its_name_and_can_be_used(self, platform: Platform) -> None:
+        assert platform.name and platform.missing() == ""
+
+    def test_it_serves_what_the_artifact_computes(
+        self, platform: Platform, image: EnclaveImage, model: CompiledModel
+    ) -> None:
+        x = np.random.default_rng(1).standard_normal((5, *model.input_shape)).astype(np.float32)
+        with launch(image, platform) as enclave:
+            assert enclave.alive and enclave.report.platform == platform.name and enclave.report.seconds > 0
+            np.testing.assert_array_equal(enclave.connect().infer(x), model.run(x))
+        assert not enclave.alive
+
+    def test_it_trains(self, platform: Platform, training_image: EnclaveImage) -> None:
+        with launch(training_image, platform) as enclave, enclave.connect() as session:
+            session.load(np.zeros((9, 3, 32, 32), np.float32), np.arange(9))
+            release = session.train(2, 0.5, 1)
+            assert release.event["steps"] == 2 == session.status()["updates"]
+            assert all(np.isfinite(value).all() for value in release.parameters.values())
+
+    def test_it_measures(self, platform: Platform, image: EnclaveImage, training_image: EnclaveImage) -> None:
+        measured = []
+        for each in (image, image, training_image):
+            with launch(each, platform) as enclave:
+                measured.append(enclave.measurement)
+        assert len(measured[0]) == 32 and measured[0] == measured[1] != measured[2]
+
+    def test_enclaves_do_not_share_anything(self, platform: Platform, training_image: EnclaveImage) -> None:
+        with launch(training_image, platform) as one, launch(training_image, platform) as other:
+            one.connect().load(np.zeros((9, 3, 32, 32), np.float32), np.arange(9))
+            assert (one.connect().status()["rows"], other.connect().status()["rows"]) == (9, 0)
+            one.close()
+            assert other.alive and other.connect().status()["rows"] == 0
+
+    def test_a_refused_request_leaves_it_serving(self, platform: Platform, image: EnclaveImage) -> None:
+        with launch(image, platform) as enclave:
+            session = enclave.connect()
+            with pytest.raises(RequestRefused, match="no request"):
+                session.request(Message("nonsense"))
+            assert session.status()["served"] == 0
+
+    def test_its_end_is_an_error_of_its_own(self, platform: Platform, image: EnclaveImage) -> None:
+        with launch(image, platform) as enclave:
+            session = enclave.connect()
+            enclave.close()
+            enclave.close()
+            with pytest.raises(EnclaveDied):
+                session.status()
+
+    def test_an_image_that_nobody_signed_never_starts(self, platform: Platform, image: EnclaveImage) -> None:
+        signature = Signature(image.signature.modulus, 1, 1, bytes(384))
+        with pytest.raises(ImageError, match="not its signer's"):
+            launch(EnclaveImage(image.files, signature), platform)
