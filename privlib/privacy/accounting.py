@@ -157,8 +157,8 @@ def calibrate_noise(
 def calibrate_event(
     epsilon: float, delta: float, event: Event, *, accountant: str = "pld", tolerance: float = 1e-3
 ) -> float:
-    """`calibrate_noise` for the steps of any sampler: `event` is `sampler.event(1.0, steps)`; its own multiplier does not
-    matter."""
+    """`calibrate_noise` for the steps of any sampler: `event` is `sampler.event(1.0, steps)`, whose own multiplier does
+    not matter."""
     if not (0 < epsilon < math.inf and 0 < delta < 1 and tolerance > 0):
         raise CalibrationError(
             f"a target has a finite epsilon > 0, 0 < delta < 1 and a tolerance > 0; got {epsilon}, {delta}, {tolerance}"

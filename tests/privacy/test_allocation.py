@@ -51,6 +51,7 @@ def test_with_other_kinds_the_parts_are_added_and_it_says_so() -> None:
     assert "2 parts" in str(both.fallback)
 
 
+@pytest.mark.soak  # several accounts of random allocation, each some seconds
 def test_it_needs_less_noise_for_a_target() -> None:
     event = Event("random_allocation", 1.0, 10, steps_per_epoch=10, selections=1)
     noise = calibrate_event(3.0, 1e-5, event, tolerance=0.02)
