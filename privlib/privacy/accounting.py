@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import dp_accounting
 import numpy as np
-from absl import logging as absl_logging
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
@@ -214,7 +213,8 @@ def _divergences(event: dp_accounting.DpEvent, neighbouring: str) -> np.ndarray:
 def _quiet() -> Iterator[None]:
     """Without the warnings that an order is left out because its series did not converge: the bound holds all the same
     and is by another order."""
-    logger, level = absl_logging.get_absl_logger(), absl_logging.get_absl_logger().level
+    logger = logging.getLogger("absl")  # what dp-accounting logs to
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
