@@ -33,7 +33,8 @@ class DPSGD:
     noise_multiplier: the noise's standard deviation on the sum is noise_multiplier · max_grad_norm (0: clipping alone,
     no privacy). max_grad_norm: no example contributes more (L2, one norm over all parameters). expected_batch_size: a
     public constant, the divisor of the average. clipping: "flat" scales a gradient down to max_grad_norm where it is
-    longer, "normalize" scales each to it, zero stays zero. augmentations: that many views make one example, averaged
+    longer, "normalize" scales each to it; one
+    shorter than 1e-12 counts as zero, which stays zero. augmentations: that many views make one example, averaged
     before the norm (De et al. 2022, arXiv 2204.13650).
     """
 

@@ -6,7 +6,7 @@ samples that the accounting assumes, `PrivacyLedger` keeps what was spent, and `
 compiled step has the sensitivity that the accountant is told, rounding included.
 """
 
-from privlib.privacy.accounting import Accountant, Epsilon, calibrate_noise
+from privlib.privacy.accounting import Accountant, Epsilon, calibrate_event, calibrate_noise
 from privlib.privacy.checkpoint import CheckpointError
 from privlib.privacy.errors import AccountingError, CalibrationError
 from privlib.privacy.ledger import PrivacyLedger
@@ -29,6 +29,7 @@ __all__ = [
     "PrivacyLedger",
     "RandomAllocationSampler",
     "TrainingRun",
+    "calibrate_event",
     "calibrate_noise",
     "effective_noise_multiplier",
     "train",

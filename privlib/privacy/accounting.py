@@ -5,12 +5,12 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import Any, Self
 
 import dp_accounting
 import numpy as np
-from absl import logging as absl_logging
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
@@ -96,10 +96,10 @@ class Accountant:
 
     def epsilon(self, delta: float) -> Epsilon:
         """The smallest ε at δ that the accountant proves; 0 ≤ delta ≤ 1. Infinite without noise."""
-        return epsilon(self.events, delta, self.accountant, self.neighbouring)
+        return accounted(self.events, delta, self.accountant, self.neighbouring)
 
 
-def epsilon(
+def accounted(
     events: Sequence[Event], delta: float, accountant: str = "pld", neighbouring: str = "add_or_remove_one"
 ) -> Epsilon:
     """What `events` cost together, in any order and chosen adaptively.
@@ -148,6 +148,16 @@ def calibrate_noise(
     one (`effective_noise_multiplier`). Raises CalibrationError for a target that is not positive or that no multiplier
     up to 10⁶ reaches.
     """
+    rate = None if sample_rate == 1 else sample_rate
+    event = Event("full" if rate is None else "poisson", 1.0, steps, neighbouring, rate)
+    return calibrate_event(epsilon, delta, event, accountant=accountant, tolerance=tolerance)
+
+
+def calibrate_event(
+    epsilon: float, delta: float, event: Event, *, accountant: str = "pld", tolerance: float = 1e-3
+) -> float:
+    """`calibrate_noise` for the steps of any sampler: `event` is `sampler.event(1.0, steps)`, whose own multiplier does
+    not matter."""
     if not (0 < epsilon < math.inf and 0 < delta < 1 and tolerance > 0):
         raise CalibrationError(
             f"a target has a finite epsilon > 0, 0 < delta < 1 and a tolerance > 0; got {epsilon}, {delta}, {tolerance}"
@@ -155,8 +165,8 @@ def calibrate_noise(
 
     def gap(log_noise: float) -> float:
         """log ε − log target, close to a straight line; finite."""
-        spent = Accountant(accountant, neighbouring).compose(math.exp(log_noise), sample_rate, steps)
-        return math.log(min(max(spent.epsilon(delta), 1e-300), 1e300) / epsilon)
+        spent = accounted([replace(event, noise_multiplier=math.exp(log_noise))], delta, accountant)
+        return math.log(min(max(spent, 1e-300), 1e300) / epsilon)
 
     high = 0.0
     while gap(high) > 0:
@@ -203,7 +213,8 @@ def _divergences(event: dp_accounting.DpEvent, neighbouring: str) -> np.ndarray:
 def _quiet() -> Iterator[None]:
     """Without the warnings that an order is left out because its series did not converge: the bound holds all the same
     and is by another order."""
-    logger, level = absl_logging.get_absl_logger(), absl_logging.get_absl_logger().level
+    logger = logging.getLogger("absl")  # what dp-accounting logs to
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from privlib.privacy.accounting import Epsilon, epsilon
+from privlib.privacy.accounting import Epsilon, accounted
 from privlib.trusted.events import Event
 from privlib.trusted.ledger import Budget, EventLedger
 
@@ -22,7 +22,7 @@ class PrivacyLedger(EventLedger):
         super().__init__(path, None if epsilon is None else Budget(epsilon, delta))
 
     def bound(self, events: Sequence[Event], delta: float) -> Epsilon:
-        return epsilon(events, delta, self._accountant)
+        return accounted(events, delta, self._accountant)
 
     def epsilon(self, delta: float | None = None) -> Epsilon:
         """What all events so far cost: at the budget's δ, or at that given here or when the ledger was opened."""

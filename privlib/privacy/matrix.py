@@ -53,7 +53,7 @@ _GAUSSIAN: dict[str, tuple[tuple[str | None, str], ...]] = {
     "full": ((_ADD, f"Gaussians compose exactly (Balle & Wang 2018, 1805.06530); {_PLD}"), (_ADD, _RDP), (_ADD, _RDP)),
     "poisson": ((_ADD, _PLD), (_ADD, _SAMPLED), (_ADD, _SAMPLED)),
     "truncated_poisson": (
-        (_ADD, "Ganesh 2025 (2508.15089), in dp-accounting"),
+        (_ADD, "the mixture of dp-accounting (2508.15089)"),
         (None, "no Rényi analysis of truncation is known to us; the pld accountant has one"),
         (_ADD, "Poisson's bound, the probability of any truncation (Chernoff) inside δ"),
     ),
@@ -76,9 +76,7 @@ CELLS = tuple(
         for accountant, found in zip(ACCOUNTANTS, row, strict=True)
     ]
     + [
-        Cell(
-            sampler, "correlated", accountant, None, "the compiled step has no such noise (2405.15913 would account it)"
-        )
+        Cell(sampler, "correlated", accountant, None, "the compiled step has no such noise")
         for sampler in SAMPLERS
         for accountant in ACCOUNTANTS
     ]

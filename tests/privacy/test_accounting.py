@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from privlib.privacy import Accountant, AccountingError, CalibrationError, Event, calibrate_noise
-from privlib.privacy.accounting import epsilon
+from privlib.privacy.accounting import accounted
 
 
 def gaussian_delta(sensitivity: float, sigma: float, eps: float) -> float:
@@ -143,7 +143,7 @@ def test_unreachable_targets_are_refused() -> None:
 def test_truncation_costs_little_where_it_is_rare_and_much_where_it_is_not() -> None:
     def bounded(largest: int) -> float:
         event = Event("truncated_poisson", 1.0, 100, sample_rate=0.01, dataset_size=10_001, largest_batch=largest)
-        return epsilon([event], 1e-5)
+        return accounted([event], 1e-5)
 
     poisson = Accountant().compose(1.0, 0.01, 100).epsilon(1e-5)
     assert bounded(200) == pytest.approx(poisson, rel=1e-6)
@@ -152,7 +152,7 @@ def test_truncation_costs_little_where_it_is_rare_and_much_where_it_is_not() -> 
 
 def test_shuffling_gives_no_amplification() -> None:
     """Ten epochs of 100 shuffled batches: ten Gaussians; taken for Poisson they would look far better."""
-    shuffled = epsilon([Event("shuffled", 4.0, 1000, "replace_one", steps_per_epoch=100)], 1e-5)
+    shuffled = accounted([Event("shuffled", 4.0, 1000, "replace_one", steps_per_epoch=100)], 1e-5)
     assert shuffled == pytest.approx(exact_gaussian(2, 4 / math.sqrt(10), 1e-5), rel=1e-3)
     assert shuffled > 4 * Accountant().compose(4.0, 0.01, 1000).epsilon(1e-5)
 

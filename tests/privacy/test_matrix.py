@@ -3,11 +3,12 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from privlib.privacy import AccountingError
-from privlib.privacy.accounting import epsilon
+from privlib.privacy.accounting import accounted
 from privlib.privacy.comparison import FixedSizeSampler, ShuffledSampler
 from privlib.privacy.matrix import ACCOUNTANTS, CELLS, EXAMPLES, NOISES, SAMPLERS, Cell, markdown
 from privlib.trusted import renyi
@@ -31,7 +32,7 @@ def test_cells_say_what_happens(cell: Cell, relation: str) -> None:
     def spent() -> float:
         if cell.accountant == "enclave":
             return renyi.epsilon([event], 1e-5)
-        return epsilon([event], 1e-5, cell.accountant)
+        return accounted([event], 1e-5, cell.accountant)
 
     if cell.neighbouring == relation:
         assert 0 < spent() < math.inf
@@ -71,3 +72,8 @@ def test_samplers_for_comparison_are_accounted_as_what_they_are() -> None:
         FixedSizeSampler(10, 11, 4)
     with pytest.raises(SamplingError):
         ShuffledSampler(10, 11, 4)
+
+
+def test_the_readme_shows_the_matrix() -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    assert markdown() in readme.read_text(encoding="utf-8")

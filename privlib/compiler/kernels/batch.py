@@ -14,6 +14,10 @@ from privlib.compiler.kernels.builder import Expression, Kernel
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
 
+# Squares of a shorter gradient's elements underflow in float32 (below 2⁻¹²⁶ a square may be lost whole, and four
+# million of them make 5e-32): its norm comes out too small, and scaled up by it, it would be longer than the bound.
+SMALLEST_NORM = 1e-12
+
 
 def flip_weights(machine: Machine, dtype: str, shape: Conv2d) -> "tvm.tirx.PrimFunc":
     """(c_out, c_in/groups, kh, kw) → (c_in, c_out/groups, kh, kw), taps reversed: the data gradient's weights."""
@@ -181,8 +185,8 @@ def clip_factors(
 ) -> "tvm.tirx.PrimFunc":
     """Arguments: squared norms (B,) of each site, mask (B,), total squared norms (B,), factors (B,).
 
-    clipping: "flat" min(1, bound/‖·‖); "normalize" bound/‖·‖, and 0 where the gradient is zero; "none" 1. A masked
-    row's and a non-finite example's factor is 0. mask holds 0 or 1.
+    clipping: "flat" min(1, bound/‖·‖); "normalize" bound/‖·‖, and 0 where the norm is at most SMALLEST_NORM; "none" 1.
+    A masked row's and a non-finite example's factor is 0. mask holds 0 or 1.
     """
     kernel = Kernel(machine, dtype)
     with kernel.function():
@@ -197,7 +201,11 @@ def clip_factors(
             T.buffer_store(totals, total, [row])
             norm = T.Bind(T.sqrt(total))
             scaled = limit / T.max(norm, kernel.constant(1e-30))
-            factor = {"flat": T.min(one, scaled), "normalize": T.if_then_else(norm > zero, scaled, zero), "none": one}
+            factor = {
+                "flat": T.min(one, scaled),
+                "normalize": T.if_then_else(norm > kernel.constant(SMALLEST_NORM), scaled, zero),
+                "none": one,
+            }
             usable = T.And(mask[row] > zero, norm < T.max_value(dtype))  # false for NaN and infinity
             T.buffer_store(factors, T.if_then_else(usable, factor[clipping], zero), [row])
     return kernel.finish()
