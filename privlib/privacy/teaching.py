@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from privlib.data import Cifar10, preprocess
-from privlib.privacy.accounting import Accountant, calibrate_noise, epsilon
+from privlib.privacy.accounting import Accountant, accounted, calibrate_event
 from privlib.privacy.evaluation import accuracy_on
 from privlib.suite import plots
 from privlib.suite.stats import Interval, proportion_interval
@@ -91,9 +91,9 @@ def neighbours(found: Releases, sigma: float, delta: float) -> "tuple[Figure, st
     right.set(yscale="log", ylim=(1e-8, 1), xlabel="ε", ylabel="δ")
     moved = found.distance / sigma
     return figure, (
-        f"Left: histograms of {len(found.with_it)} releases each, with and without one example; they overlap, {moved:.2f} "
-        "standard deviations apart, and follow two normal curves. Right: the smallest δ for each ε from 0 to 6, falling "
-        f"from {gaussian_delta(0, moved):.2f}."
+        f"Left: histograms of {len(found.with_it)} releases each, with and without one example; they overlap, "
+        f"{moved:.2f} standard deviations apart, and follow two normal curves. Right: the smallest δ for each ε from 0 "
+        f"to 6, falling from {gaussian_delta(0, moved):.2f}."
     )
 
 
@@ -115,7 +115,7 @@ def accountants(
             spent = Accountant(name).compose(noise_multiplier, sample_rate, count)
             found[name].append(float(spent.epsilon(delta)))
         found["enclave"].append(renyi.epsilon([event], delta))
-        found["added_up"].append(count * float(epsilon([event.times(1)], delta / count)))
+        found["added_up"].append(count * float(accounted([event.times(1)], delta / count)))
     return found
 
 
@@ -137,37 +137,30 @@ def accumulation(epochs: Sequence[int], curves: Mapping[str, Sequence[float]], d
     return figure, f"Line chart of epsilon against epochs, {epochs[0]} to {epochs[-1]}. At the end: {last}."
 
 
-def noise_by_sampler(target: float, delta: float, steps_per_epoch: int) -> dict[str, float]:
-    """The noise multiplier that one epoch needs for ε = target: "poisson" (sample rate 1 / steps_per_epoch), and
-    "random_allocation" (each example in one step), both for adding or removing one example; "shuffled", for replacing
-    one."""
-    rate = 1 / steps_per_epoch
-    poisson = calibrate_noise(target, delta, rate, steps_per_epoch)
-    shuffled = calibrate_noise(target, delta, 1.0, 1, neighbouring="replace_one")
+@dataclass(frozen=True)
+class Sampling:
+    """One epoch of steps at one level of protection.
 
-    def spent(noise: float) -> float:
-        event = Event("random_allocation", noise, steps_per_epoch, steps_per_epoch=steps_per_epoch, selections=1)
-        return float(epsilon([event], delta))
+    poisson, shuffled: the noise multipliers that reach it, under Poisson sampling for adding or removing one example,
+    and for shuffled batches for replacing one; allocation_epsilon: what Poisson's noise gives under random allocation;
+    allocation: the multiplier that random allocation needs, or None where that was not asked for.
+    """
 
-    return {"poisson": poisson, "random_allocation": _smallest(spent, target, poisson), "shuffled": shuffled}
+    poisson: float
+    shuffled: float
+    allocation_epsilon: float
+    allocation: float | None
 
 
-def _smallest(spent: Any, target: float, start: float, tolerance: float = 0.003) -> float:
-    """A noise multiplier within `tolerance` (relative) of the smallest with spent(noise) ≤ target; few calls, since
-    each takes seconds: secants of log ε over log noise, close to a straight line."""
-    points = [(math.log(noise), math.log(spent(noise) / target)) for noise in (start, start * 0.97)]
-    while True:
-        points.sort()
-        over = [point for point in points if point[1] > 0]
-        under = [point for point in points if point[1] <= 0]
-        if over and under and under[0][0] - over[-1][0] < tolerance:
-            return math.exp(under[0][0])
-        (x, y), (z, w) = points[:2] if not over else points[-2:] if not under else (over[-1], under[0])
-        root = x - y * (z - x) / (w - y)
-        # a little to the other side of the root than the point that is closest to it, so that a bracket closes
-        nearest = min(points, key=lambda point: abs(point[0] - root))
-        following = root + tolerance / 3 * (1 if nearest[1] > 0 else -1)
-        points.append((following, math.log(spent(math.exp(following)) / target)))
+def sampling(target: float, delta: float, steps_per_epoch: int, *, saved: bool = False) -> Sampling:
+    """For ε = target, one epoch in which each example is used once (on average, where Poisson draws). saved: also
+    calibrate random allocation, some minutes of work."""
+    poisson = Event("poisson", 1.0, steps_per_epoch, sample_rate=1 / steps_per_epoch)
+    shuffled = Event("shuffled", 1.0, steps_per_epoch, "replace_one", steps_per_epoch=steps_per_epoch)
+    noise, other = (calibrate_event(target, delta, event) for event in (poisson, shuffled))
+    allocation = Event("random_allocation", noise, steps_per_epoch, steps_per_epoch=steps_per_epoch, selections=1)
+    spent = float(accounted([allocation], delta))
+    return Sampling(noise, other, spent, calibrate_event(target, delta, allocation, tolerance=0.005) if saved else None)
 
 
 @dataclass(frozen=True)
