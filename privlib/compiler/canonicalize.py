@@ -6,6 +6,7 @@ becomes a per-channel affine map whose coefficients are computed from parameters
 convolution.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from tvm import relax
 from privlib.compiler import dialect
 from privlib.compiler.dialect import dtype_of, shape_of
 from privlib.compiler.errors import CompileError, UnsupportedOperatorError
+from privlib.compiler.kernels import pointwise
 
 _ELEMENTWISE = {
     "relax.nn.relu": "relu",
@@ -24,7 +26,13 @@ _ELEMENTWISE = {
     "relax.nn.gelu_tanh": "gelu_tanh",
     "relax.sqrt": "sqrt",
 }
-_BINARY = {"relax.add": "add", "relax.subtract": "subtract", "relax.multiply": "multiply"}
+_BINARY = {
+    "relax.add": "add",
+    "relax.subtract": "subtract",
+    "relax.multiply": "multiply",
+    "relax.divide": "divide",
+}
+_COMMUTATIVE = ("add", "multiply")
 # Passed on unchanged, on PyTorch's layout; TVM's own lowering serves them (they only move data, or are small).
 # fmt: off
 _PLAIN = frozenset(
@@ -32,6 +40,7 @@ _PLAIN = frozenset(
         "relax.reshape", "relax.permute_dims", "relax.mean", "relax.sum", "relax.divide", "relax.concat",
         "relax.strided_slice", "relax.nn.pad", "relax.squeeze", "relax.expand_dims", "relax.zeros_like",
         "relax.matmul", "relax.add", "relax.subtract", "relax.multiply", "relax.broadcast_to", "relax.flatten",
+        "relax.flip",
     ]
 )
 # fmt: on
@@ -70,6 +79,10 @@ class _Canonicalizer:
             "relax.nn.avg_pool2d": lambda call: self.pool2d(call, "avg"),
             "relax.nn.adaptive_avg_pool2d": self.adaptive_pool,
             "relax.mean": self.mean,
+            "relax.sum": self.sum,
+            "relax.concat": self.concat,
+            "relax.power": self.power,
+            "relax.negative": lambda call: self.number("scale", self.value(call.args[0]), -1.0),
             "relax.matmul": self.matmul,
             "relax.reshape": self.reshape,
             "relax.permute_dims": self.permute_dims,
@@ -232,9 +245,10 @@ class _Canonicalizer:
         return value
 
     def adaptive_pool(self, call: relax.Call) -> Value:
-        if shape_of(call)[2:] != (1, 1):
-            raise UnsupportedOperatorError("adaptive average pooling to more than 1×1 is not supported; use AvgPool2d")
-        return self.spatial_mean(self.value(call.args[0]), keep=True)
+        x, cells = self.value(call.args[0]), list(shape_of(call)[2:])
+        if cells == [1, 1]:
+            return self.spatial_mean(x, keep=True)
+        return Value(self.emit("cell_means", [self.channel_last(x)], cells=cells), nhwc=True)
 
     def spatial_mean(self, x: Value, keep: bool) -> Value:
         mean = self.emit("spatial_mean", [self.channel_last(x)])
@@ -247,7 +261,71 @@ class _Canonicalizer:
         x, axes = self.value(call.args[0]), _ints(call.attrs.axis or [])
         if len(shape_of(x.expression)) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]:
             return self.spatial_mean(x, bool(call.attrs.keepdims))
+        return self.row_sum(call, x, axes, 1 / shape_of(x.expression)[-1]) or self.unchanged(call)
+
+    def sum(self, call: relax.Call) -> Value:
+        return self.row_sum(call, self.value(call.args[0]), _ints(call.attrs.axis or []), 1.0) or self.unchanged(call)
+
+    def row_sum(self, call: relax.Call, x: Value, axes: Sequence[int], factor: float) -> Value | None:
+        """Over the axis that is the last one in memory."""
+        rank = len(shape_of(x.expression))
+        if rank < 2 or [axis % rank for axis in axes] != [1 if x.nhwc else rank - 1]:
+            return None
+        total = self.emit("row_sum", [x.expression], factor=factor)
+        if call.attrs.keepdims:
+            return Value(total, nhwc=x.nhwc)
+        return Value(self.builder.emit(relax.op.reshape(total, shape_of(total)[:-1])))
+
+    def power(self, call: relax.Call) -> Value:
+        x = self.value(call.args[0])
+        return self.elementwise("multiply", [x, x])  # `check_operators` lets no other power pass
+
+    def number(self, formula: str, x: Value, number: float) -> Value:
+        return Value(self.emit("elementwise", [x.expression], formula=formula, scalar=number), nhwc=x.nhwc)
+
+    def concat(self, call: relax.Call) -> Value:
+        values, axis = [self.value(field) for field in call.args[0].fields], int(call.attrs.axis)
+        rank = len(shape_of(values[0].expression))
+        along = axis % rank
+        if all(value.nhwc for value in values):
+            order = (0, 3, 1, 2)[along]
+            parts = relax.Tuple([value.expression for value in values])
+            joined = self.both_sides(values) if order == 3 else None
+            joined = self.builder.emit(relax.op.concat(parts, order)) if joined is None else joined
+            return Value(joined, nhwc=True)
+        if along == rank - 1 and not any(value.nhwc for value in values):
+            joined = self.both_sides(values)
+            if joined is not None:
+                return Value(joined)
         return self.unchanged(call)
+
+    def both_sides(self, values: Sequence[Value]) -> relax.Expr | None:
+        """relu(z − t) and relu(−z − t), joined along the channels: two-sided rectification."""
+        if len(values) != 2:
+            return None
+        (first, one), (second, two) = (self.shifted_relu(value.expression) for value in values)
+        if first is None or second is None or one != two:
+            return None
+        negated, factor = self.scaled(second)
+        if factor != -1.0 or not negated.same_as(first):
+            return None
+        return self.emit("two_sided", [first], threshold=-one)
+
+    def shifted_relu(self, expression: relax.Expr) -> tuple[relax.Expr | None, float]:
+        """(z, t) of relu(z + t), (None, 0) of anything else."""
+        rectified = self.formula(expression, "relu")
+        shifted = None if rectified is None else self.formula(rectified.args[0], "shift")
+        return (None, 0.0) if shifted is None else (shifted.args[0], float(shifted.attrs["scalar"]))
+
+    def scaled(self, expression: relax.Expr) -> tuple[relax.Expr, float]:
+        call = self.formula(expression, "scale")
+        return (expression, 1.0) if call is None else (call.args[0], float(call.attrs["scalar"]))
+
+    def formula(self, expression: relax.Expr, name: str) -> relax.Call | None:
+        """The elementwise call behind a variable, where it has that formula."""
+        found = self.builder.lookup_binding(expression) if isinstance(expression, relax.Var) else None
+        is_call = isinstance(found, relax.Call) and str(found.op.name) == "privlib.elementwise"
+        return found if is_call and str(found.attrs["formula"]) == name else None
 
     def matmul(self, call: relax.Call) -> Value:
         x, right = self.value(call.args[0]), self.value(call.args[1]).expression
@@ -257,7 +335,11 @@ class _Canonicalizer:
         return Value(self.emit("dense", [self.plain(x), weight], bias=False, residual=False, activation="none"))
 
     def permute_dims(self, call: relax.Call) -> Value:
-        source = self.value(call.args[0])
+        source, axes = self.value(call.args[0]), _ints(call.attrs.axes or [])
+        if source.nhwc and axes == [0, 2, 3, 1]:
+            return Value(source.expression)  # the order it has in memory
+        if not source.nhwc and axes == [0, 3, 1, 2]:
+            return Value(source.expression, nhwc=True)
         result = self.unchanged(call)
         if not source.nhwc and _ints(call.attrs.axes or [1, 0]) == [1, 0] and isinstance(result.expression, relax.Var):
             self.linear_weights[result.expression] = source.expression
@@ -281,18 +363,28 @@ class _Canonicalizer:
 
     def binary(self, call: relax.Call, formula: str) -> Value:
         left, right = self.value(call.args[0]), self.value(call.args[1])
+        if formula in _COMMUTATIVE and _number(left.expression) is not None:
+            left, right = right, left
+        number = _number(right.expression)
+        if number is not None:
+            return self.with_number(formula, left, number)
         if left.nhwc or right.nhwc:
             return self.channel_last_binary(call, formula, left, right)
-        if formula != "subtract" and len(shape_of(left.expression)) < len(shape_of(right.expression)):
+        if formula in _COMMUTATIVE and math.prod(shape_of(left.expression)) < math.prod(shape_of(right.expression)):
             left, right = right, left
         one, two = shape_of(left.expression), shape_of(right.expression)
-        if one and (one == two or one[-1:] == two):
+        if one and pointwise.operand_kinds(one, [two]):
             return self.elementwise(formula, [left, right])
         return self.unchanged(call)
 
+    def with_number(self, formula: str, x: Value, number: float) -> Value:
+        if formula in ("add", "subtract"):
+            return self.number("shift", x, number if formula == "add" else -number)
+        return self.number("scale", x, number if formula == "multiply" else 1 / number)
+
     def channel_last_binary(self, call: relax.Call, formula: str, left: Value, right: Value) -> Value:
         """At least one operand is channel-last: the other joins it where broadcasting means the same in both orders."""
-        if formula != "subtract" and not left.nhwc:
+        if formula in _COMMUTATIVE and not left.nhwc:
             left, right = right, left
         vector = right.channels
         if left.nhwc and vector is not None and shape_of(vector) == shape_of(left.expression)[-1:]:
@@ -301,9 +393,18 @@ class _Canonicalizer:
         if not ranks <= {0, 4}:
             return self.unchanged(call)
         one, two = (v.expression if shape_of(v.expression) == () else self.channel_last(v) for v in (left, right))
-        if shape_of(one) == shape_of(two):
+        if shape_of(two) and pointwise.operand_kinds(shape_of(one), [shape_of(two)]):
             return self.elementwise(formula, [Value(one, nhwc=True), Value(two, nhwc=True)])
         return Value(self.builder.emit(relax.Call(call.op, [one, two], call.attrs, call.ty_args)), nhwc=True)
+
+
+def _number(expression: relax.Expr) -> float | None:
+    """The value of a finite constant without axes, other than zero; else None."""
+    data = getattr(expression, "value", None)
+    if not isinstance(data, tvm.runtime.Tensor) or data.shape:
+        return None
+    number = float(data.numpy())
+    return number if number and math.isfinite(number) else None
 
 
 def _ints(values: Sequence[object]) -> list[int]:

@@ -1,0 +1,1 @@
+"""Differential privacy: accounting, sampling, training, audit, and private models of real accuracy."""
