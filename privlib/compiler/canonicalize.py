@@ -370,9 +370,9 @@ class _Canonicalizer:
             return self.with_number(formula, left, number)
         if left.nhwc or right.nhwc:
             return self.channel_last_binary(call, formula, left, right)
-        if formula in _COMMUTATIVE and math.prod(shape_of(left.expression)) < math.prod(shape_of(right.expression)):
-            left, right = right, left
         one, two = shape_of(left.expression), shape_of(right.expression)
+        if formula in _COMMUTATIVE and (len(one), math.prod(one)) < (len(two), math.prod(two)):
+            left, right, one, two = right, left, two, one
         if one and pointwise.operand_kinds(one, [two]):
             return self.elementwise(formula, [left, right])
         return self.unchanged(call)

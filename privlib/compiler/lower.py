@@ -20,6 +20,7 @@ from privlib.compiler.kernels import (
     conv_direct,
     depthwise,
     matmul,
+    narrow,
     norm,
     pointwise,
     pool,
@@ -138,6 +139,10 @@ class Lowering:
 
     def dense(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         *outer, c_in = shape_of(args[0])
+        c_out = shape_of(args[1])[0]
+        if len(outer) == 1 and narrow.prefers(self.machine, c_in, c_out):
+            function = narrow.dense(self.machine, dtype_of(args[0]), *outer, c_in, c_out, epilogue_of(call.attrs))
+            return self.call_kernel(f"dense_narrow_{c_in}_{c_out}", function, args, shape_of(call))
         return self.matmul(
             args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
         )

@@ -15,6 +15,7 @@ from privlib.privacy.second_layer import SecondLayer, fit_second_layer
 from privlib.privacy.synthetic import dead_leaves
 from privlib.progress import Progress, silent
 from privlib.trusted import CompiledModel
+from privlib.trusted.runtime import aligned_empty
 
 BATCH = 8
 """Images of a compiled batch: their maps stay in the cache."""
@@ -49,13 +50,13 @@ RECIPES = {
 class DeepFeatures(nn.Module):
     """Patches, a second layer over them, and patches at half size, side by side: (B, 3, 32, 32) → (B, D)."""
 
-    def __init__(self, first: PatchFeatures, second: SecondLayer, half: PatchFeatures) -> None:
+    def __init__(self, first: PatchFeatures, second: SecondLayer, coarse: PatchFeatures) -> None:
         super().__init__()
-        self.first, self.second, self.half = first, second, half
+        self.first, self.second, self.coarse = first, second, coarse
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.first.patches(images)
-        return torch.cat([self.first.dictionary(patches), self.second(patches), self.half(images)], 1)
+        return torch.cat([self.first.dictionary(patches), self.second(patches), self.coarse(images)], 1)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def _features(recipe: Recipe, images: Tensor, seed: int) -> tuple[nn.Module, Pat
     patches, sampled = WhitenedPatches.fit(images, seed)
     small = patch_dictionary(patches, sampled, 256, 0.15, seed + 10)
     second = fit_second_layer(images, patches, small, 1024, 0.12, run_module, seed + 20)
-    half = PatchFeatures.fit(images, 1024, 0.15, seed + 30, halve=True)
-    return DeepFeatures(first, second, half), first
+    coarse = PatchFeatures.fit(images, 1024, 0.15, seed + 30, halve=True)
+    return DeepFeatures(first, second, coarse), first
 
 
 def run_module(module: nn.Module, images: Tensor, progress: Progress = silent) -> Tensor:
@@ -113,7 +114,7 @@ def run_images(compiled: CompiledModel, images: np.ndarray, progress: Progress =
 def _in_pieces(
     compiled: CompiledModel, count: int, piece: Callable[[slice], np.ndarray], progress: Progress
 ) -> np.ndarray:
-    result = np.empty((count, *compiled.output_shape), np.float32)
+    result = aligned_empty((count, *compiled.output_shape), "float32")
     for start in range(0, count, 1000):
         rows = slice(start, start + 1000)
         result[rows] = compiled.run(piece(rows))

@@ -22,11 +22,15 @@ def sum_of_row(kernel: Kernel, columns: int, term: Term) -> Expression:
         kernel.store(line, kernel.load(line, 0, lanes=width) + term(c, width), 0, lanes=width)
 
     kernel.for_vectors(columns, add)
-    parts: list[Expression] = [line[lane] for lane in range(lanes)]
+    return T.Bind(pairwise([line[lane] for lane in range(lanes)]))
+
+
+def pairwise(parts: Sequence[Expression]) -> Expression:
+    """The sum of a power of two of terms, added in pairs."""
     while len(parts) > 1:
         half = len(parts) // 2
         parts = [parts[i] + parts[i + half] for i in range(half)]
-    return T.Bind(parts[0])
+    return parts[0]
 
 
 def tasks_of_rows(rows: int) -> tuple[int, int]:
