@@ -17,7 +17,7 @@ from privlib.progress import Progress, silent
 from privlib.trusted import CompiledModel
 from privlib.trusted.runtime import aligned_empty
 
-BATCH = 8
+BATCH = 20
 """Images of a compiled batch: their maps stay in the cache."""
 
 

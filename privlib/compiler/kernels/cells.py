@@ -29,13 +29,15 @@ def bounds(extent: int, count: int) -> list[tuple[int, int]]:
 def cell_means(machine: Machine, dtype: str, shape: Sequence[int], cells: Sequence[int]) -> "tvm.tirx.PrimFunc":
     """(batch, height, width, channels) → (batch, *cells, channels). Arguments: input, output."""
     kernel, (batch, height, width, channels) = Kernel(machine, dtype), tuple(shape)
-    rows, columns = bounds(height, cells[0]), bounds(width, cells[1])
     with kernel.function():
         source = kernel.argument("input", shape)
         output = kernel.argument("output", (batch, *cells, channels))
 
-        def mean(image: Expression, cy: int, cx: int, c: Expression, lanes: int) -> None:
-            (top, bottom), (left, right) = rows[cy], columns[cx]
+        def mean(image: Expression, cy: Expression, cx: Expression, c: Expression, lanes: int) -> None:
+            (top, bottom), (left, right) = (
+                (T.Bind(i * extent // count), T.Bind(((i + 1) * extent + count - 1) // count))
+                for i, extent, count in ((cy, height, cells[0]), (cx, width, cells[1]))
+            )
             total, line = kernel.registers(lanes), kernel.registers(lanes)
             kernel.store(total, kernel.constant(0.0, lanes), 0, lanes=lanes)
             with T.serial(bottom - top) as y:
@@ -45,13 +47,12 @@ def cell_means(machine: Machine, dtype: str, shape: Sequence[int], cells: Sequen
                     kernel.store(line, kernel.load(line, 0, lanes=lanes) + value, 0, lanes=lanes)
                 kept = kernel.load(total, 0, lanes=lanes) + kernel.load(line, 0, lanes=lanes)
                 kernel.store(total, kept, 0, lanes=lanes)
-            share = kernel.constant(1.0 / ((bottom - top) * (right - left)), lanes)
-            kernel.store(output, kernel.load(total, 0, lanes=lanes) * share, image, cy, cx, c, lanes=lanes)
+            area = T.cast((bottom - top) * (right - left), dtype)
+            result = kernel.load(total, 0, lanes=lanes) / kernel.splat(area, lanes)
+            kernel.store(output, result, image, cy, cx, c, lanes=lanes)
 
-        with T.parallel(batch) as image:
-            for cy in range(cells[0]):
-                for cx in range(cells[1]):
-                    kernel.for_vectors(channels, lambda c, lanes, cy=cy, cx=cx: mean(image, cy, cx, c, lanes))  # type: ignore[misc]
+        with T.parallel(batch) as image, T.serial(cells[0]) as cy, T.serial(cells[1]) as cx:
+            kernel.for_vectors(channels, lambda c, lanes: mean(image, cy, cx, c, lanes))
     return kernel.finish()
 
 
