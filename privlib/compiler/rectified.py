@@ -43,7 +43,7 @@ def _joined(binding: relax.Binding, values: dict[relax.Var, relax.Expr]) -> list
 
 
 def _producer(variable: relax.Expr, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
-    """What a variable is computed by, reshapes and other names aside, where nothing else reads it; else the variable."""
+    """What computes a variable, reshapes and other names aside, where nothing else reads it; else the variable."""
     while isinstance(variable, relax.Var) and variable in values and _uses(variable, values) == 1:
         value = values[variable]
         if isinstance(value, relax.Var):

@@ -1,9 +1,9 @@
 """Feature maps whose every parameter comes from synthetic images: whitened patches against a dictionary of patches.
 
-An image's 6×6 patches are normalised in mean and contrast, whitened and brought near unit length (Coates, Ng & Lee 2011,
-"An analysis of single-layer networks"); each is compared with a dictionary of random whitened patches closed under
-mirroring, rectified on both sides of a threshold, and averaged over the cells of a 2×2 grid. Averaging each atom with
-its mirror image in the mirrored cell makes the features equal for an image and its mirror image.
+An image's 6×6 patches are normalised in mean and contrast, whitened and brought near unit length (Coates, Ng & Lee
+2011, "An analysis of single-layer networks"); each is compared with a dictionary of random whitened patches closed
+under mirroring, rectified on both sides of a threshold, and averaged over the cells of a 2×2 grid. Averaging each atom
+with its mirror image in the mirrored cell makes the features equal for an image and its mirror image.
 
 All maps are `torch.nn.Module`s for `privlib.compiler.compile_inference`, without trainable parameters. Images are
 float32 (B, 3, H, W) in [0, 1]; maps of positions have the channels last.

@@ -1,10 +1,10 @@
 """A private linear classifier over fixed features: full-batch gradient descent with the compiler's private step.
 
 Every example takes part in every step, so there is no sampling to keep secret or to get wrong: T steps with noise
-multiplier σ are together one Gaussian mechanism of noise multiplier σ/√T (Gaussian differential privacy composes exactly,
-Dong, Roth & Su 2022, corollary 3.3), whose ε has a closed form (Balle & Wang 2018, arXiv 1805.06530, theorem 8). The
-divisor of the average is the public number of training examples. Every row has the same norm, so clipping bounds the
-residual softmax − label.
+multiplier σ are together one Gaussian mechanism of noise multiplier σ/√T (Gaussian differential privacy composes
+exactly, Dong, Roth & Su 2022, corollary 3.3), whose ε has a closed form (Balle & Wang 2018, arXiv 1805.06530, theorem
+8). The divisor of the average is the public number of training examples. Every row has the same norm, so clipping
+bounds the residual softmax − label.
 """
 
 import math
@@ -35,8 +35,8 @@ class HeadError(PrivlibError):
 class Guarantee:
     """(ε, δ) and everything it can be computed from again.
 
-    noise_multiplier σ: standard deviation σ·max_grad_norm on the sum of clipped gradients. sampling, neighbouring_relation
-    and accountant are words for the record.
+    noise_multiplier σ: standard deviation σ·max_grad_norm on the sum of clipped gradients. sampling,
+    neighbouring_relation and accountant are words for the record.
     """
 
     epsilon: float
@@ -80,7 +80,7 @@ def spent_epsilon(noise_multiplier: float, steps: int, delta: float) -> float:
 
 
 def loss_distribution_epsilon(guarantee: Guarantee) -> float:
-    """ε of the same steps by dp-accounting's privacy loss distributions: an independent check, never below the truth."""
+    """ε of the same steps by privacy loss distributions: an independent check that is never below the truth."""
     accountant = dp_accounting.pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(dp_accounting.GaussianDpEvent(guarantee.noise_multiplier), guarantee.steps)
     return float(accountant.get_epsilon(guarantee.delta))

@@ -1,4 +1,4 @@
-"""Pictures of private accuracy: accuracy against ε beside what others report, and what the synthetic prior looks like."""
+"""Pictures of private accuracy: accuracy against ε beside what others report, and how the synthetic prior looks."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -64,8 +64,8 @@ def prior(images: torch.Tensor, features: PatchFeatures, rows: int = 6, columns:
     for axes in (left, right):
         axes.axis("off")
     alternative = (
-        f"Two grids of {shown} pictures. Left: synthetic images of overlapping coloured ellipses and rectangles. Right: "
-        "patches of such images that form the dictionary, mostly edges and blobs."
+        f"Two grids of {shown} pictures. Left: synthetic images of overlapping coloured ellipses and rectangles. "
+        "Right: patches of such images that form the dictionary, mostly edges and blobs."
     )
     return figure, alternative
 

@@ -1,10 +1,10 @@
-"""From features to the rows a private linear head is trained on: the same map for every image, fitted to synthetic ones.
+"""From features to the rows of a private linear head: the same map for every image, fitted to synthetic ones.
 
     v = (√f − m) ÷ (s + 0.01·mean s);  v ÷= ‖v‖;  v −= mean;  the leading principal components are scaled down to the
     strength of the next one;  v ÷= ‖v‖;  append 0.1
 
-Each row depends on its own image alone, and every statistic (m, s, mean, components) is one of synthetic images, so that
-nothing here costs privacy. The norm of a row is √1.01, which bounds each example's gradient before clipping.
+Each row depends on its own image alone, and every statistic (m, s, mean, components) is one of synthetic images, so
+that nothing here costs privacy. The norm of a row is √1.01, which bounds each example's gradient before clipping.
 """
 
 import math

@@ -1,9 +1,9 @@
 """A second patch layer on top of the first one's responses: larger structure, the same recipe, synthetic images alone.
 
 Responses of a small dictionary are averaged 3×3 every second position and square-rooted. Sum and difference of an atom
-and its mirror image are the even and the odd part under mirroring; principal components of each (64 and 64) give maps of
-128 channels, on which mirroring flips the image and negates the odd ones. 3×3 patches of these are brought to a common
-contrast, whitened to 256 components and unit length, and go through a dictionary like the first layer's.
+and its mirror image are the even and the odd part under mirroring; principal components of each (64 and 64) give maps
+of 128 channels, on which mirroring flips the image and negates the odd ones. 3×3 patches of these are brought to a
+common contrast, whitened to 256 components and unit length, and go through a dictionary like the first layer's.
 """
 
 from collections.abc import Callable

@@ -2,9 +2,9 @@
 
 Occluding shapes of random size, place, orientation and colour, painted back to front (Lee, Mumford & Huang 2001,
 "Occlusion models for natural images"; as a prior for learning: Baradad et al. 2021, arXiv 2106.05963). Radii follow a
-density ~ r⁻³, which makes the image statistics nearly scale invariant. A few large shapes come first as background; each
-shape is an ellipse or a rectangle with linear shading; the canvas is drawn at twice the size and averaged down; texture
-with a 1/f spectrum and a random share of blur are added.
+density ~ r⁻³, which makes the image statistics nearly scale invariant. A few large shapes come first as background;
+each shape is an ellipse or a rectangle with linear shading; the canvas is drawn at twice the size and averaged down;
+texture with a 1/f spectrum and a random share of blur are added.
 """
 
 import math

@@ -34,7 +34,12 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "a row minus a matrix": (lambda: Formula(lambda s, x: x.mean(-1, keepdim=True) - x), (5, 6)),
     "adaptive pooling to uneven cells": (lambda: nn.Sequential(conv(), nn.AdaptiveAvgPool2d((2, 3))), (3, 7, 7)),
     "channel-last and back": (
-        lambda: Formula(lambda s, x: s.m[1](s.m[0](x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2), conv(), nn.Linear(8, 5)),
+        lambda: Formula(
+            lambda s, x: s.m[1](s.m[2](s.m[0](x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2),
+            conv(),
+            nn.Linear(8, 5),
+            nn.LayerNorm(8),
+        ),
         (3, 4, 5),
     ),
     "convolutions side by side": (
@@ -57,19 +62,24 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Formula(
             lambda s, x: F.adaptive_avg_pool2d(
                 (lambda z: torch.cat([F.relu(z - 0.2), F.relu(-z - 0.2)], -1))(
-                    s.m[1](s.m[0](x).permute(0, 2, 3, 1))
+                    s.m[1](s.m[2](s.m[0](x).permute(0, 2, 3, 1)))
                 ).permute(0, 3, 1, 2),
                 2,
             ),
             conv(),
             nn.Linear(8, 37),
+            nn.LayerNorm(8),
         ),
         (3, 5, 7),
     ),
     "positions, two-sided, used twice": (
         lambda: Formula(
-            lambda s, x: (lambda z: F.adaptive_avg_pool2d(torch.cat([F.relu(z - 0.2), F.relu(-z - 0.2)], 1), 2)
-                          + torch.cat([z, z], 1).mean((2, 3), keepdim=True))(s.m[0](x)),
+            lambda s, x: (
+                lambda z: (
+                    F.adaptive_avg_pool2d(torch.cat([F.relu(z - 0.2), F.relu(-z - 0.2)], 1), 2)
+                    + torch.cat([z, z], 1).mean((2, 3), keepdim=True)
+                )
+            )(s.m[0](x)),
             nn.Conv2d(3, 8, 1),
         ),
         (3, 5, 7),

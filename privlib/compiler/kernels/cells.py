@@ -1,12 +1,14 @@
 """Means over the cells of a grid, as torch.nn.AdaptiveAvgPool2d has them, and two-sided rectification.
 
-Cell i of `count` over `extent` positions takes those from ⌊i·extent/count⌋ to ⌈(i+1)·extent/count⌉ − 1: where the extent
-is no multiple of the count, neighbouring cells share a position.
+Cell i of `count` over `extent` positions takes those from ⌊i·extent/count⌋ to ⌈(i+1)·extent/count⌉ − 1: where the
+extent is no multiple of the count, neighbouring cells share a position.
 
 Two-sided rectification turns z into max(z − t, 0) and max(−z − t, 0), side by side. `rectified_means` takes it and the
 means of it as a matrix product leaves the registers: z, the largest map of a patch dictionary, is never in memory.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,9 +61,7 @@ def cell_means(machine: Machine, dtype: str, shape: Sequence[int], cells: Sequen
 def two_sided(machine: Machine, dtype: str, shape: Sequence[int], threshold: float) -> "tvm.tirx.PrimFunc":
     """(…, channels) → (…, 2 · channels). Arguments: input, output."""
     kernel, channels = Kernel(machine, dtype), shape[-1]
-    rows = 1
-    for extent in shape[:-1]:
-        rows *= extent
+    rows = math.prod(shape[:-1])
     with kernel.function():
         whole, result = kernel.argument("input", shape), kernel.argument("output", (*shape[:-1], 2 * channels))
         source, output = kernel.view(whole, (rows, channels)), kernel.view(result, (rows, 2 * channels))
@@ -108,7 +108,7 @@ def tiles(width: int, most: int) -> list[tuple[int, int]]:
     """(start, size) of the fewest nearly equal pieces of a line, none longer than `most`."""
     count = -(-width // most)
     edges = [i * width // count for i in range(count + 1)]
-    return [(start, end - start) for start, end in zip(edges, edges[1:], strict=False)]
+    return [(start, end - start) for start, end in itertools.pairwise(edges)]
 
 
 def rectified_means(machine: Machine, dtype: str, what: Rectified) -> "tvm.tirx.PrimFunc":
@@ -120,7 +120,7 @@ def rectified_means(machine: Machine, dtype: str, what: Rectified) -> "tvm.tirx.
     """
     kernel, lanes = Kernel(machine, dtype), machine.lanes(dtype)
     blocks, c_in, block = matmul.packed_shape(machine, dtype, what.product)
-    share = next(d for d in (1, 2, 4, blocks) if blocks % d == 0 and what.batch * d % machine.cores == 0 or d == blocks)
+    share = next((d for d in (1, 2, 4) if blocks % d == 0 and what.batch * d % machine.cores == 0), blocks)
     rows, columns = bounds(what.height, what.cells[0]), bounds(what.width, what.cells[1])
     across = tiles(what.width, machine.tile_rows * 3 // 2)
     with kernel.function():

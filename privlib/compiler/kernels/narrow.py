@@ -25,7 +25,7 @@ def applies(machine: Machine, outputs: int) -> bool:
 
 
 def prefers(machine: Machine, inputs: int, outputs: int) -> bool:
-    """Whether `dense` is the better forward product: the reduction is long, and vectors along few outputs half empty."""
+    """Whether `dense` is the better forward product: a long reduction, and too few outputs to fill vectors."""
     return inputs >= LONG and 2 * outputs <= _accumulators(machine)
 
 
@@ -33,7 +33,9 @@ def _accumulators(machine: Machine) -> int:
     return 24 if machine.vector_bytes == 64 else 12
 
 
-def dense(machine: Machine, dtype: str, rows: int, inputs: int, outputs: int, epilogue: Epilogue) -> "tvm.tirx.PrimFunc":
+def dense(
+    machine: Machine, dtype: str, rows: int, inputs: int, outputs: int, epilogue: Epilogue
+) -> "tvm.tirx.PrimFunc":
     """Arguments: x (rows, inputs), W (outputs, inputs), [bias (outputs,)], [residual], Y (rows, outputs)."""
     kernel, lanes = Kernel(machine, dtype), machine.lanes(dtype)
     together = max(1, _accumulators(machine) // outputs)

@@ -98,7 +98,7 @@ def operand_kinds(shape: Sequence[int], operands: Sequence[Sequence[int]]) -> li
 def elementwise(
     machine: Machine, dtype: str, shape: Sequence[int], formula: str, kinds: Sequence[str], scalar: float | None = None
 ) -> "tvm.tirx.PrimFunc":
-    """output = formula(inputs, [scalar]); the inputs' kinds as `operand_kinds` gives them. Arguments: inputs, output."""
+    """output = formula(inputs, [scalar]), inputs of kinds as `operand_kinds` gives them. Arguments: inputs, output."""
     kernel = Kernel(machine, dtype)
     channels = shape[-1]
     rows = math.prod(shape[:-1])
