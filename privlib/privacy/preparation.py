@@ -43,7 +43,11 @@ class Preparation(nn.Module):
 
 
 def fit_preparation(features: Tensor, seed: int, components: int = COMPONENTS) -> Preparation:
-    """From the features (N, D) of synthetic images; principal components by a randomised range finder."""
+    """From the features (N, D) of synthetic images; principal components by a randomised range finder.
+
+    At most D/4 components are damped: where there are few features, most of them have to stay as they are.
+    """
+    components = min(components, features.shape[1] // 4)
     roots = features.sqrt()
     mean, deviation = roots.mean(0), roots.std(0)
     scale = 1 / (deviation + 0.01 * deviation.mean())
