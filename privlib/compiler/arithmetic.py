@@ -83,8 +83,9 @@ class Arithmetic(Translator):
     def formula(self, expression: relax.Expr, name: str) -> relax.Call | None:
         """The elementwise call behind a variable, where it has that formula."""
         found = self.builder.lookup_binding(expression) if isinstance(expression, relax.Var) else None
-        is_call = isinstance(found, relax.Call) and str(found.op.name) == "privlib.elementwise"
-        return found if is_call and str(found.attrs["formula"]) == name else None
+        if not isinstance(found, relax.Call) or str(found.op.name) != "privlib.elementwise":
+            return None
+        return found if str(found.attrs["formula"]) == name else None
 
     def binary(self, call: relax.Call, formula: str) -> Value:
         left, right = self.value(call.args[0]), self.value(call.args[1])

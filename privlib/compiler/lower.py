@@ -141,7 +141,8 @@ class Lowering:
         *outer, c_in = shape_of(args[0])
         c_out = shape_of(args[1])[0]
         if len(outer) == 1 and narrow.prefers(self.machine, c_in, c_out):
-            function = narrow.dense(self.machine, dtype_of(args[0]), *outer, c_in, c_out, epilogue_of(call.attrs))
+            epilogue = epilogue_of(call.attrs)
+            function = narrow.dense(self.machine, dtype_of(args[0]), outer[0], c_in, c_out, epilogue)
             return self.call_kernel(f"dense_narrow_{c_in}_{c_out}", function, args, shape_of(call))
         return self.matmul(
             args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
@@ -246,9 +247,9 @@ class Lowering:
         return self.call_kernel("two_sided", function, args, shape_of(call))
 
     def rectified_means(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
-        a, (c_out, c_in) = call.attrs, shape_of(args[1])
+        a, (c_out, c_in), (batch, height, width, _) = call.attrs, shape_of(args[1]), shape_of(args[0])
         grid = (int(a["cells"][0]), int(a["cells"][1]))
-        what = Rectified(*shape_of(args[0]), c_out, grid, float(a["threshold"]), bool(a["bias"]))
+        what = Rectified(batch, height, width, c_in, c_out, grid, float(a["threshold"]), bool(a["bias"]))
         packed = self.pack(f"pack_matmul_{c_in}_{c_out}", matmul, what.product, args[1])
         function = cells.rectified_means(self.machine, dtype_of(args[0]), what)
         return self.call_kernel("rectified_means", function, [args[0], packed, *args[2:]], shape_of(call))

@@ -17,7 +17,7 @@ def test_accuracy_is_told_in_words_with_the_published_results() -> None:
     assert all(f"{result.label} {result.accuracy:g}%" in text for result in PUBLISHED)
     axes = figure.axes[0]
     assert axes.get_xlabel() == "ε (δ = 1e-05)" and axes.get_ylabel()
-    marked = [line for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    marked = [line for line in axes.lines if line.get_marker() == "D" and np.size(line.get_xdata())]
     assert len(marked) == len(PUBLISHED)
     plt.close(figure)
 
