@@ -89,8 +89,11 @@ class Arithmetic(Translator):
 
     def binary(self, call: relax.Call, formula: str) -> Value:
         left, right = self.value(call.args[0]), self.value(call.args[1])
-        if formula in _COMMUTATIVE and _number(left.expression) is not None:
+        first = _number(left.expression)
+        if first is not None and formula in _COMMUTATIVE:
             left, right = right, left
+        elif first is not None and formula == "subtract":
+            return self.number("shift", self.number("scale", right, -1.0), first)
         number = _number(right.expression)
         if number is not None:
             return self.with_number(formula, left, number)

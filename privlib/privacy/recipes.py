@@ -61,8 +61,8 @@ class DeepFeatures(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A fitted recipe: `module` in PyTorch, `compiled` the same for batches of images, the synthetic `images`, and the
-    `patches` map and the dictionary's `atoms` for pictures."""
+    """A fitted recipe: `module` in PyTorch, `compiled` the same as native code; for pictures the synthetic `images` and
+    the `first` layer of patches."""
 
     module: nn.Module
     compiled: CompiledModel
