@@ -34,9 +34,9 @@ SETTINGS = {
 }
 
 TUNING = (
-    "patch_linear: learning rates, steps, clipping and the features' constants were chosen on one split of the training "
-    "images (45,000 to fit, 5,000 to judge; about 70 grids of 6 to 16 settings). ε does not cover that choice, as is "
-    "usual. The test images were used with settings fixed beforehand."
+    "patch_linear: learning rates, steps, clipping and the features' constants were chosen on one split of the "
+    "training images (45,000 to fit, 5,000 to judge; about 70 grids of 6 to 16 settings). ε does not cover that "
+    "choice, as is usual. The test images were used with settings fixed beforehand."
 )
 SCATTERING = (
     "scatter_linear: half the learning rates of patch_linear, the other settings the same; none was tuned for it here, "
