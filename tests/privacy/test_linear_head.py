@@ -8,6 +8,7 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, pld
 
 from privlib.privacy import linear_head
 from privlib.privacy.linear_head import HeadError, HeadSettings
+from privlib.trusted.runtime import aligned_empty
 
 
 @pytest.mark.parametrize(("epsilon", "multiplier"), [(1, 37.31), (3, 13.91), (8, 6.00)])
@@ -57,6 +58,25 @@ def test_a_step_sums_clipped_gradients_of_all_rows() -> None:
     expected = (np.minimum(1, bound / norms)[:, None] * residual).T @ rows
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
     assert step.strategies == {"weight": "goodfellow"}
+
+
+def test_where_rows_lie_makes_no_difference() -> None:
+    """Aligned rows are read where they lie; others, and read-only ones, are copied."""
+    rows, labels = problem(250)
+    guarantee = linear_head.full_batch_guarantee(8, 1e-5, HeadSettings(1.0))
+    step = linear_head.compile_head(rows.shape[1], 250, guarantee, HeadSettings(1.0))
+    aligned, shifted = aligned_empty(rows.shape, "float32"), aligned_empty((251, rows.shape[1] + 1), "float32")
+    aligned[:], moved = rows, shifted.reshape(-1)[1 : 1 + rows.size].reshape(rows.shape)
+    moved[:] = rows
+    frozen = aligned.copy()
+    frozen.flags.writeable = False
+    first, *others = (
+        step.clipped_gradient_sum(each, labels.astype(np.int64))["weight"] for each in (aligned, moved, frozen)
+    )
+    assert aligned.ctypes.data % 128 == 0 != moved.ctypes.data % 128
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(aligned, rows)
 
 
 def test_private_heads_learn_and_each_has_its_own_noise() -> None:
