@@ -1,7 +1,7 @@
 """Pictures of private accuracy: accuracy against ε beside what others report, and how the synthetic prior looks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,11 +29,13 @@ def accuracy_against_epsilon(curves: Mapping[str, Curve], delta: float) -> tuple
             interval = curve[epsilon][1]
             if interval is not None:
                 axes.plot([epsilon] * 2, [interval.low, interval.high], color=colour, linewidth=1.2)
-            axes.annotate(f"{mean:.1f}", (epsilon, mean), (6, 5), textcoords="offset points", fontsize=9, color=colour)
+            # on the left, because what others report is told on the right
+            beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9, "color": colour}
+            axes.annotate(f"{mean:.1f}", (epsilon, mean), (-6, 5), **beside)
     for result in PUBLISHED:
         axes.plot(result.epsilon, result.accuracy, "D", color=plots.GREY, markersize=5)
         text = f"{result.label}: {result.accuracy:g}"
-        axes.annotate(text, (result.epsilon, result.accuracy), (7, -11), textcoords="offset points", fontsize=8)
+        axes.annotate(text, (result.epsilon, result.accuracy), (7, -3), textcoords="offset points", fontsize=8)
     axes.plot([], [], "D", color=plots.GREY, label="published, from scratch")
     axes.set_xscale("log")
     axes.set_xlim(0.8, 20)
