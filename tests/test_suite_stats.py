@@ -1,5 +1,7 @@
 """Medians, intervals of medians and of proportions, against SciPy and by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -52,3 +54,12 @@ def test_proportion_interval_is_scipys_wilson(successes: int, n: int) -> None:
 def test_impossible_proportion_is_refused() -> None:
     with pytest.raises(ValueError, match="11 of 10"):
         stats.proportion_interval(11, 10)
+
+
+def test_mean_interval_is_students() -> None:
+    """t = 2.776 for five values (any table)."""
+    interval = stats.mean_interval([70.0, 71.0, 72.0, 73.0, 74.0])
+    half = 2.776445 * math.sqrt(2.5 / 5)
+    assert (interval.low, interval.high) == pytest.approx((72 - half, 72 + half))
+    with pytest.raises(ValueError, match="at least two"):
+        stats.mean_interval([1.0])

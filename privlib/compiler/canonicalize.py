@@ -6,15 +6,15 @@ becomes a per-channel affine map whose coefficients are computed from parameters
 convolution.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import tvm
 from tvm import relax
 
-from privlib.compiler import dialect
+from privlib.compiler.arithmetic import BINARY, Arithmetic
 from privlib.compiler.dialect import dtype_of, shape_of
 from privlib.compiler.errors import CompileError, UnsupportedOperatorError
+from privlib.compiler.layouts import Value, ints
 
 _ELEMENTWISE = {
     "relax.nn.relu": "relu",
@@ -24,7 +24,6 @@ _ELEMENTWISE = {
     "relax.nn.gelu_tanh": "gelu_tanh",
     "relax.sqrt": "sqrt",
 }
-_BINARY = {"relax.add": "add", "relax.subtract": "subtract", "relax.multiply": "multiply"}
 # Passed on unchanged, on PyTorch's layout; TVM's own lowering serves them (they only move data, or are small).
 # fmt: off
 _PLAIN = frozenset(
@@ -32,19 +31,10 @@ _PLAIN = frozenset(
         "relax.reshape", "relax.permute_dims", "relax.mean", "relax.sum", "relax.divide", "relax.concat",
         "relax.strided_slice", "relax.nn.pad", "relax.squeeze", "relax.expand_dims", "relax.zeros_like",
         "relax.matmul", "relax.add", "relax.subtract", "relax.multiply", "relax.broadcast_to", "relax.flatten",
+        "relax.flip",
     ]
 )
 # fmt: on
-
-
-@dataclass
-class Value:
-    """A translated expression: in PyTorch's layout, or channel-last; `channels` is the vector behind a (1, C, 1, 1)
-    reshape."""
-
-    expression: relax.Expr
-    nhwc: bool = False
-    channels: relax.Expr | None = None
 
 
 def canonicalize(module: tvm.IRModule, precision: str = "float32") -> tvm.IRModule:
@@ -55,11 +45,10 @@ def canonicalize(module: tvm.IRModule, precision: str = "float32") -> tvm.IRModu
     return _Canonicalizer(module["main"], precision).run()
 
 
-class _Canonicalizer:
+class _Canonicalizer(Arithmetic):
     def __init__(self, main: relax.Function, precision: str) -> None:
+        super().__init__()
         self.main, self.precision = main, precision
-        self.builder = relax.BlockBuilder()
-        self.values: dict[relax.Var, Value | list[Value]] = {}
         self.linear_weights: dict[relax.Var, relax.Expr] = {}  # permuted weight -> weight
         self.handlers: dict[str, Callable[[relax.Call], Value | list[Value]]] = {
             "relax.nn.conv2d": self.conv2d,
@@ -70,6 +59,10 @@ class _Canonicalizer:
             "relax.nn.avg_pool2d": lambda call: self.pool2d(call, "avg"),
             "relax.nn.adaptive_avg_pool2d": self.adaptive_pool,
             "relax.mean": self.mean,
+            "relax.sum": self.sum,
+            "relax.concat": self.concat,
+            "relax.power": self.power,
+            "relax.negative": lambda call: self.number("scale", self.value(call.args[0]), -1.0),
             "relax.matmul": self.matmul,
             "relax.reshape": self.reshape,
             "relax.permute_dims": self.permute_dims,
@@ -115,56 +108,22 @@ class _Canonicalizer:
             return self.handlers[name](expression)
         if name in _ELEMENTWISE:
             return self.elementwise(_ELEMENTWISE[name], [self.value(expression.args[0])])
-        if name in _BINARY:
-            return self.binary(expression, _BINARY[name])
+        if name in BINARY:
+            return self.binary(expression, BINARY[name])
         if name in _PLAIN:
             return self.unchanged(expression)
         raise UnsupportedOperatorError(
             f"operator {name} has no counterpart in privlib's dialect; express it with supported operators"
         )
 
-    def value(self, expression: relax.Expr) -> Value:
-        if isinstance(expression, relax.Var):
-            found = self.values[expression]
-            if isinstance(found, list):
-                raise CompileError(f"a tuple is used where a tensor is expected ({expression.name})")
-            return found
-        return Value(expression)
-
-    def emit(self, name: str, args: Sequence[relax.Expr], **attributes: object) -> relax.Expr:
-        return self.builder.emit(dialect.call(name, args, **attributes))
-
-    def plain(self, value: Value) -> relax.Expr:
-        return (
-            self.builder.emit(relax.op.permute_dims(value.expression, [0, 3, 1, 2])) if value.nhwc else value.expression
-        )
-
-    def channel_last(self, value: Value) -> relax.Expr:
-        return (
-            value.expression if value.nhwc else self.builder.emit(relax.op.permute_dims(value.expression, [0, 2, 3, 1]))
-        )
-
-    def unchanged(self, call: relax.Call) -> Value:
-        args = [
-            relax.Tuple([self.plain(self.value(field)) for field in arg.fields])
-            if isinstance(arg, relax.Tuple)
-            else self.plain(self.value(arg))
-            for arg in call.args
-        ]
-        return Value(self.builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args)))
-
-    def elementwise(self, formula: str, operands: Sequence[Value], *channel_vectors: relax.Expr) -> Value:
-        args = [operand.expression for operand in operands] + list(channel_vectors)
-        return Value(self.emit("elementwise", args, formula=formula), nhwc=operands[0].nhwc)
-
     def conv2d(self, call: relax.Call) -> Value:
         x, weight, a = self.value(call.args[0]), self.value(call.args[1]).expression, call.attrs
         # a network's input is read as it comes, in PyTorch's order, where it has few channels
         nchw = not x.nhwc and shape_of(x.expression)[1] <= 4
         attributes = {
-            "stride": _ints(a.strides),
-            "padding": _ints(a.padding),
-            "dilation": _ints(a.dilation),
+            "stride": ints(a.strides),
+            "padding": ints(a.padding),
+            "dilation": ints(a.dilation),
             "groups": int(a.groups),
             "nchw": nchw,
         }
@@ -204,7 +163,7 @@ class _Canonicalizer:
         x, a = self.value(call.args[0]), call.attrs
         gamma, beta = (self.value(arg).expression for arg in call.args[1:3])
         source, rank = self.plain(x), len(shape_of(x.expression))
-        if _ints(a.axes) not in ([-1], [rank - 1]):
+        if ints(a.axes) not in ([-1], [rank - 1]):
             raise UnsupportedOperatorError(
                 "layer norm over more than the last axis is not supported; flatten those axes first"
             )
@@ -217,10 +176,10 @@ class _Canonicalizer:
         a = call.attrs
         attributes = {
             "kind": kind,
-            "kernel": _ints(a.pool_size),
-            "stride": _ints(a.strides),
-            "padding": _ints(a.padding),
-            "dilation": _ints(a.dilation),
+            "kernel": ints(a.pool_size),
+            "stride": ints(a.strides),
+            "padding": ints(a.padding),
+            "dilation": ints(a.dilation),
             "count_include_pad": bool(a.count_include_pad),
         }
         value = Value(self.emit("pool2d", [self.channel_last(self.value(call.args[0]))], **attributes), nhwc=True)
@@ -232,9 +191,10 @@ class _Canonicalizer:
         return value
 
     def adaptive_pool(self, call: relax.Call) -> Value:
-        if shape_of(call)[2:] != (1, 1):
-            raise UnsupportedOperatorError("adaptive average pooling to more than 1×1 is not supported; use AvgPool2d")
-        return self.spatial_mean(self.value(call.args[0]), keep=True)
+        x, cells = self.value(call.args[0]), list(shape_of(call)[2:])
+        if cells == [1, 1]:
+            return self.spatial_mean(x, keep=True)
+        return Value(self.emit("cell_means", [self.channel_last(x)], cells=cells), nhwc=True)
 
     def spatial_mean(self, x: Value, keep: bool) -> Value:
         mean = self.emit("spatial_mean", [self.channel_last(x)])
@@ -244,10 +204,10 @@ class _Canonicalizer:
         return Value(self.builder.emit(relax.op.reshape(mean, (batch, 1, 1, channels))), nhwc=True)
 
     def mean(self, call: relax.Call) -> Value:
-        x, axes = self.value(call.args[0]), _ints(call.attrs.axis or [])
+        x, axes = self.value(call.args[0]), ints(call.attrs.axis or [])
         if len(shape_of(x.expression)) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]:
             return self.spatial_mean(x, bool(call.attrs.keepdims))
-        return self.unchanged(call)
+        return self.row_sum(call, x, axes, 1 / shape_of(x.expression)[-1]) or self.unchanged(call)
 
     def matmul(self, call: relax.Call) -> Value:
         x, right = self.value(call.args[0]), self.value(call.args[1]).expression
@@ -257,9 +217,13 @@ class _Canonicalizer:
         return Value(self.emit("dense", [self.plain(x), weight], bias=False, residual=False, activation="none"))
 
     def permute_dims(self, call: relax.Call) -> Value:
-        source = self.value(call.args[0])
+        source, axes = self.value(call.args[0]), ints(call.attrs.axes or [])
+        if source.nhwc and axes == [0, 2, 3, 1]:
+            return Value(source.expression)  # the order it has in memory
+        if not source.nhwc and axes == [0, 3, 1, 2]:
+            return Value(source.expression, nhwc=True)
         result = self.unchanged(call)
-        if not source.nhwc and _ints(call.attrs.axes or [1, 0]) == [1, 0] and isinstance(result.expression, relax.Var):
+        if not source.nhwc and ints(call.attrs.axes or [1, 0]) == [1, 0] and isinstance(result.expression, relax.Var):
             self.linear_weights[result.expression] = source.expression
         return result
 
@@ -278,33 +242,3 @@ class _Canonicalizer:
         if (low, high) != (0.0, 6.0):
             raise UnsupportedOperatorError(f"clipping to [{low}, {high}] is not supported; ReLU6 (0 to 6) is")
         return self.elementwise("relu6", [self.value(call.args[0])])
-
-    def binary(self, call: relax.Call, formula: str) -> Value:
-        left, right = self.value(call.args[0]), self.value(call.args[1])
-        if left.nhwc or right.nhwc:
-            return self.channel_last_binary(call, formula, left, right)
-        if formula != "subtract" and len(shape_of(left.expression)) < len(shape_of(right.expression)):
-            left, right = right, left
-        one, two = shape_of(left.expression), shape_of(right.expression)
-        if one and (one == two or one[-1:] == two):
-            return self.elementwise(formula, [left, right])
-        return self.unchanged(call)
-
-    def channel_last_binary(self, call: relax.Call, formula: str, left: Value, right: Value) -> Value:
-        """At least one operand is channel-last: the other joins it where broadcasting means the same in both orders."""
-        if formula != "subtract" and not left.nhwc:
-            left, right = right, left
-        vector = right.channels
-        if left.nhwc and vector is not None and shape_of(vector) == shape_of(left.expression)[-1:]:
-            return self.elementwise(formula, [left], vector)
-        ranks = {len(shape_of(value.expression)) for value in (left, right)}
-        if not ranks <= {0, 4}:
-            return self.unchanged(call)
-        one, two = (v.expression if shape_of(v.expression) == () else self.channel_last(v) for v in (left, right))
-        if shape_of(one) == shape_of(two):
-            return self.elementwise(formula, [Value(one, nhwc=True), Value(two, nhwc=True)])
-        return Value(self.builder.emit(relax.Call(call.op, [one, two], call.attrs, call.ty_args)), nhwc=True)
-
-
-def _ints(values: Sequence[object]) -> list[int]:
-    return [int(value) for value in values]  # type: ignore[call-overload]

@@ -95,6 +95,13 @@ _register("dense", lambda args, _: (*shape_of(args[0])[:-1], shape_of(args[1])[0
 _register("pool2d", _infer_pool)
 _register("norm", lambda args, _: shape_of(args[0]))
 _register("elementwise", lambda args, _: shape_of(args[0]))
+_register("row_sum", lambda args, _: (*shape_of(args[0])[:-1], 1))
+_register("cell_means", lambda args, a: (shape_of(args[0])[0], *map(int, a["cells"]), shape_of(args[0])[-1]))
+_register("two_sided", lambda args, _: (*shape_of(args[0])[:-1], 2 * shape_of(args[0])[-1]))
+_register(
+    "rectified_means",
+    lambda args, a: (shape_of(args[0])[0], *map(int, a["cells"]), 2 * shape_of(args[1])[0]),
+)
 _register("spatial_mean", lambda args, _: (shape_of(args[0])[0], shape_of(args[0])[-1]))
 
 
@@ -159,8 +166,10 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     dense(x, weight, [bias], [residual]): bias, residual, activation
     norm(x, gamma, beta, [residual]): groups, epsilon, axes, bias, residual, activation
     pool2d(x): kind, kernel, stride, padding, dilation, count_include_pad
-    elementwise(x, …): formula; an argument of one axis is per channel
-    spatial_mean(x)
+    elementwise(x, …): formula, with a number scalar; an argument of one axis is per channel, one whose last axis is 1
+        per row
+    spatial_mean(x); row_sum(x): factor; cell_means(x): cells; two_sided(x): threshold
+    rectified_means(x, weight, [bias]): a dense layer, then two_sided, then cell_means: bias, threshold, cells
 
     and of a training step, with g the gradient of an output:
     cross_entropy(logits, labels): scale → (losses, their gradient times scale)

@@ -202,6 +202,11 @@ class _Differentiator:
         if formula == "add" and shape_of(call.args[0]) == shape_of(call.args[1]):
             for arg in call.args:
                 self.add_gradient(arg, g)
+        elif formula == "shift":
+            self.add_gradient(call.args[0], g)
+        elif formula == "scale":
+            scaled = self.emit("elementwise", [g], formula="scale", scalar=float(call.attrs["scalar"]))
+            self.add_gradient(call.args[0], scaled)
         elif formula in _BY_OUTPUT + _BY_INPUT:
             seen = result if formula in _BY_OUTPUT else self.get(call.args[0])
             self.add_gradient(call.args[0], self.emit("elementwise", [g, seen], formula=f"{formula}_gradient"))

@@ -66,15 +66,15 @@ class _Fuser:
         if name in ("privlib.conv2d", "privlib.dense", "privlib.norm"):
             return Pending(name.removeprefix("privlib."), [self.get(arg) for arg in value.args], attributes)
         if name == "privlib.elementwise":
-            return self.elementwise(value, str(attributes["formula"]))
+            return self.elementwise(value, attributes)
         args = [self.get(arg) for arg in value.args]
         return self.builder.emit(relax.Call(value.op, args, value.attrs, value.ty_args))
 
-    def elementwise(self, call: relax.Call, formula: str) -> "relax.Expr | Pending":
-        absorbed = self.absorb(call.args, formula)
+    def elementwise(self, call: relax.Call, attributes: dict[str, Any]) -> "relax.Expr | Pending":
+        absorbed = self.absorb(call.args, str(attributes["formula"]))
         if absorbed is not None:
             return absorbed
-        return self.builder.emit(dialect.call("elementwise", [self.get(arg) for arg in call.args], formula=formula))
+        return self.builder.emit(dialect.call("elementwise", [self.get(arg) for arg in call.args], **attributes))
 
     def absorb(self, args: Sequence[relax.Expr], formula: str) -> Pending | None:
         for position, arg in enumerate(args[:2]):

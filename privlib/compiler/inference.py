@@ -13,6 +13,7 @@ from privlib.compiler.errors import CompileError, VerificationError
 from privlib.compiler.fuse import fuse
 from privlib.compiler.importer import import_model
 from privlib.compiler.lower import lower
+from privlib.compiler.rectified import join_rectified
 from privlib.compiler.separable import join_separable
 from privlib.compiler.target import Machine, machine, runs_here
 from privlib.trusted import runtime
@@ -33,7 +34,7 @@ def inference_stages(
 def _passes(imported: tvm.IRModule, cpu: Machine) -> dict[str, tvm.IRModule]:
     stages = {"imported": imported}
     stages["canonical"] = canonicalize(imported)
-    stages["fused"] = join_separable(fuse(stages["canonical"]))
+    stages["fused"] = join_rectified(join_separable(fuse(stages["canonical"])))
     stages["lowered"] = pipeline.legalize(lower(stages["fused"], cpu))
     stages["lifted"] = pipeline.lift_parameters(stages["lowered"])
     stages["planned"] = pipeline.plan(stages["lifted"])

@@ -15,7 +15,21 @@ from tvm import relax
 
 from privlib.compiler import costs, dialect, lower_gradients
 from privlib.compiler.dialect import dtype_of, epilogue_of, shape_of
-from privlib.compiler.kernels import conv_direct, depthwise, matmul, norm, pointwise, pool, separable, update, winograd
+from privlib.compiler.kernels import (
+    cells,
+    conv_direct,
+    depthwise,
+    matmul,
+    narrow,
+    norm,
+    pointwise,
+    pool,
+    rows,
+    separable,
+    update,
+    winograd,
+)
+from privlib.compiler.kernels.cells import Rectified
 from privlib.compiler.kernels.conv_direct import Epilogue
 from privlib.compiler.kernels.matmul import Matmul
 from privlib.compiler.kernels.noise import NoiseGrid
@@ -125,6 +139,11 @@ class Lowering:
 
     def dense(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
         *outer, c_in = shape_of(args[0])
+        c_out = shape_of(args[1])[0]
+        if len(outer) == 1 and narrow.prefers(self.machine, c_in, c_out):
+            epilogue = epilogue_of(call.attrs)
+            function = narrow.dense(self.machine, dtype_of(args[0]), outer[0], c_in, c_out, epilogue)
+            return self.call_kernel(f"dense_narrow_{c_in}_{c_out}", function, args, shape_of(call))
         return self.matmul(
             args, Matmul(math.prod(outer), c_in, shape_of(args[1])[0]), epilogue_of(call.attrs), shape_of(call)
         )
@@ -213,8 +232,32 @@ class Lowering:
         function = pool.spatial_mean(self.machine, dtype_of(args[0]), shape_of(args[0]))
         return self.call_kernel("spatial_mean", function, args, shape_of(call))
 
+    def row_sum(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        function = rows.row_sum(self.machine, dtype_of(args[0]), shape_of(args[0]), float(call.attrs["factor"]))
+        return self.call_kernel("row_sum", function, args, shape_of(call))
+
+    def cell_means(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        grid = [int(count) for count in call.attrs["cells"]]
+        function = cells.cell_means(self.machine, dtype_of(args[0]), shape_of(args[0]), grid)
+        return self.call_kernel("cell_means", function, args, shape_of(call))
+
+    def two_sided(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        threshold = float(call.attrs["threshold"])
+        function = cells.two_sided(self.machine, dtype_of(args[0]), shape_of(args[0]), threshold)
+        return self.call_kernel("two_sided", function, args, shape_of(call))
+
+    def rectified_means(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
+        a, (c_out, c_in), (batch, height, width, _) = call.attrs, shape_of(args[1]), shape_of(args[0])
+        grid = (int(a["cells"][0]), int(a["cells"][1]))
+        what = Rectified(batch, height, width, c_in, c_out, grid, float(a["threshold"]), bool(a["bias"]))
+        packed = self.pack(f"pack_matmul_{c_in}_{c_out}", matmul, what.product, args[1])
+        function = cells.rectified_means(self.machine, dtype_of(args[0]), what)
+        return self.call_kernel("rectified_means", function, [args[0], packed, *args[2:]], shape_of(call))
+
     def elementwise(self, args: Sequence[relax.Expr], call: relax.Call) -> relax.Expr:
-        formula, shape = str(call.attrs["formula"]), shape_of(args[0])
-        per_channel = [len(shape_of(arg)) == 1 and len(shape) > 1 for arg in args]
-        function = pointwise.elementwise(self.machine, dtype_of(args[0]), shape, formula, per_channel)
+        a, shape = dict(call.attrs.items()), shape_of(args[0])
+        formula, scalar = str(a["formula"]), float(a["scalar"]) if "scalar" in a else None
+        kinds = pointwise.operand_kinds(shape, [shape_of(arg) for arg in args])
+        assert kinds is not None, f"{formula} of {[shape_of(arg) for arg in args]}"
+        function = pointwise.elementwise(self.machine, dtype_of(args[0]), shape, formula, kinds, scalar)
         return self.call_kernel(f"elementwise_{formula}", function, args, shape)

@@ -13,6 +13,7 @@ from privlib.compiler.kernels import (
     batch,
     gram,
     loss,
+    narrow,
     norm_gradient,
     pool_gradient,
     strided_gradient,
@@ -214,6 +215,10 @@ def _outer_products(
 ) -> relax.Expr:
     """Σ_b f_b · g_b x_bᵀ for one position an example: a matrix product over the batch."""
     dtype = dtype_of(x)
+    if narrow.applies(self.machine, out[0]):
+        flat = [self.reshape(each, (shape_of(each)[0], size)) for each, size in ((x, out[1]), (g, out[0]))]
+        function = narrow.outer_sums(self.machine, dtype, shape_of(x)[0], out[1], out[0])
+        return self.call_kernel(f"weight_sum_outer_{out[1]}_{out[0]}", function, [*flat, factors], out)
 
     def rows(value: relax.Expr, only_select: bool) -> relax.Expr:
         function = batch.scale_rows(self.machine, dtype, shape_of(value), only_select)

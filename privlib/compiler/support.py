@@ -14,8 +14,8 @@ from privlib.compiler.errors import UnsupportedOperatorError
 SUPPORTED = frozenset(
     [
         "convolution", "conv2d", "linear", "addmm", "mm", "matmul", "relu", "relu_", "hardtanh", "hardtanh_",
-        "tanh", "sigmoid", "gelu", "sqrt", "add", "add_", "sub", "mul", "div", "getitem", "max_pool2d",
-        "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean",
+        "tanh", "sigmoid", "gelu", "sqrt", "neg", "pow", "add", "add_", "sub", "mul", "div", "getitem", "max_pool2d",
+        "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "flip",
         "batch_norm", "_native_batch_norm_legit_no_training", "group_norm", "native_group_norm", "layer_norm",
         "native_layer_norm", "view", "_unsafe_view", "reshape", "flatten", "permute", "t", "transpose", "unsqueeze",
         "squeeze", "cat", "slice", "pad", "constant_pad_nd", "clone", "contiguous", "dropout", "alias", "expand",
@@ -125,7 +125,14 @@ def _pair(values: Any) -> Sequence[int]:
 
 
 def _adaptive_pool(node: torch.fx.Node) -> str | None:
-    return None if _shape(node)[2:] == (1, 1) else "adaptive average pooling is supported to 1×1 only; use AvgPool2d"
+    if len(_shape(node)) == 4:
+        return None
+    return f"adaptive average pooling of {len(_shape(node))} axes is not supported; (B, C, H, W) is"
+
+
+def _power(node: torch.fx.Node) -> str | None:
+    exponent = _argument(node, 1)
+    return None if exponent == 2 else f"the power {exponent} is not supported; squares are"
 
 
 def _hardtanh(node: torch.fx.Node) -> str | None:
@@ -143,6 +150,7 @@ _REFUSALS: dict[str, Callable[[torch.fx.Node], str | None]] = {
     "avg_pool2d": _avg_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_avg_pool2d": _adaptive_pool,
+    "pow": _power,
     "hardtanh": _hardtanh,
     "hardtanh_": _hardtanh,
 }

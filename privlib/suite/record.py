@@ -144,9 +144,16 @@ def privacy(
     noise_multiplier: float,
     max_grad_norm: float,
     steps: int,
+    subject: str | None = None,
 ) -> None:
-    """Record the privacy statement of a private run: an ε without these fields cannot be compared with another."""
-    _emit("privacy", dict(locals()))
+    """Record the privacy statement of a private run: an ε without these fields cannot be compared with another.
+
+    Where a run makes several releases, `subject` says which one this is about, as a metric's path begins.
+    """
+    content = dict(locals())
+    if subject is None:
+        del content["subject"]
+    _emit("privacy" if subject is None else "guarantee", content)
 
 
 def enclave(*, measurement: str, platform: str) -> None:

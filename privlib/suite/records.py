@@ -226,6 +226,8 @@ def _merge(data: Record, events: list[tuple[str, Record]]) -> list[Record]:
             data["versions"].update(content)
         elif kind == "note" and content["text"] not in data["notes"]:
             data["notes"].append(content["text"])
+        elif kind == "guarantee":
+            data.setdefault("guarantees", []).append(content)
         elif kind in ("privacy", "enclave"):
             data[kind] = content
     return samples

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import NamedTuple
 
 
@@ -42,6 +42,18 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> Interval:
             break
         k, reached = rank, 1 - 2 * tail
     return Interval(ordered[k - 1], ordered[n - k], reached, f"order statistics of {n} values")
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's t interval of a mean, for the few repetitions that a training run can afford."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value(s) say nothing about their spread; pass at least two")
+    from scipy import stats
+
+    n = len(values)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * stdev(values) / math.sqrt(n)
+    mean = math.fsum(values) / n
+    return Interval(mean - half, mean + half, level, f"Student's t of {n} values")
 
 
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:

@@ -2,15 +2,17 @@
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm_ffi
 
 from privlib.trusted.artifact import ArtifactError
@@ -98,3 +100,22 @@ def virtual_machine(code: Any) -> Any:
     """The virtual machine of what `load_code` loaded, on the CPU."""
     runtime = tvm_runtime()
     return runtime.vm.VirtualMachine(code, runtime.device("cpu"))
+
+
+ALIGNMENT = 128
+"""Bytes: memory at a multiple of it is handed to the code as it is, other memory is copied first."""
+
+
+def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """An uninitialised array at an address that the code may assume to be aligned."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    """An array as the code takes it: the same memory where that is aligned, dense and writable, else a copy."""
+    there = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
+    runtime = tvm_runtime()
+    return runtime.from_dlpack(array) if there and array.size else runtime.tensor(array)

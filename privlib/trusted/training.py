@@ -19,10 +19,9 @@ from privlib.trusted import artifact as format
 from privlib.trusted.artifact import Artifact, ArtifactError
 from privlib.trusted.model import InputError
 from privlib.trusted.pages import NewMemory
-from privlib.trusted.runtime import load_code, tvm_runtime, virtual_machine
+from privlib.trusted.runtime import aligned_empty, as_tensor, load_code, tvm_runtime, virtual_machine
 
 ROW = 16  # elements; every tensor begins at a multiple of it in the flat vector
-_ALIGNMENT = 128  # bytes of memory handed to the code
 
 
 class TrainingError(PrivlibError):
@@ -348,7 +347,7 @@ class TrainingStep:
         return losses.reshape(self.batch_size, -1).mean(1)[: len(given)], given
 
     def _call(self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray, _given: np.ndarray) -> list[np.ndarray]:
-        inputs = [self._runtime.tensor(array) for array in (images, labels, mask)]
+        inputs = [as_tensor(images), self._runtime.tensor(labels), self._runtime.tensor(mask)]
         try:
             results = self._accumulate(*inputs, *self._parameter_views, self._rejected_view, self._sums_view)
         except (TypeError, ValueError) as error:  # TVM's checks of argument types and shapes
@@ -359,7 +358,6 @@ class TrainingStep:
 
 def _aligned(size: int, dtype: str) -> np.ndarray:
     """Zeros at an address that the code may assume to be aligned."""
-    itemsize = np.dtype(dtype).itemsize
-    raw = np.zeros(size * itemsize + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size * itemsize].view(dtype)
+    array = aligned_empty((size,), dtype)
+    array[:] = 0
+    return array

@@ -22,6 +22,7 @@ from privlib.compiler.importer import Imported, import_model
 from privlib.compiler.lower import lower
 from privlib.compiler.target import Machine, machine
 from privlib.trusted.runtime import use_all_cores
+from tests.compiler.model_harness import Formula
 
 CLASSES = 10
 
@@ -125,6 +126,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "smooth": (Smooth, (3, 16, 16)),
     "mixer": (MixerBlock, (6, 12)),
     "dense": (lambda: nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, CLASSES)), (7,)),
+    "numbers": (
+        lambda: nn.Sequential(nn.Linear(7, 11), Formula(lambda _, x: (0.5 - 3 * x) / 2 + 1), nn.Linear(11, CLASSES)),
+        (7,),
+    ),
+    "many inputs, few outputs": (lambda: nn.Linear(1100, CLASSES), (1100,)),
 }
 
 

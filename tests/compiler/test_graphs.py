@@ -24,6 +24,72 @@ def gate(s: Any, x: Tensor) -> Tensor:
 
 # What an epilogue, a layout or an alias can get wrong: (model, input shape).
 GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "square root of a mean of squares": (
+        lambda: Formula(lambda s, x: s.m[0](x) / (s.m[0](x).square().mean(1, keepdim=True) + 0.1).sqrt(), conv()),
+        (3, 4, 5),
+    ),
+    "length of a row": (lambda: Formula(lambda s, x: x / (x.square().sum(-1, keepdim=True).sqrt() + 0.1)), (5, 6)),
+    "sum that drops its axis": (lambda: Formula(lambda s, x: s.m[0](x).sum(1), conv()), (3, 4, 4)),
+    "a number divided, negated, from the left": (lambda: Formula(lambda s, x: -(2 * x) / 3 + (1 - x)), (6,)),
+    "a row minus a matrix": (lambda: Formula(lambda s, x: x.mean(-1, keepdim=True) - x), (5, 6)),
+    "adaptive pooling to uneven cells": (lambda: nn.Sequential(conv(), nn.AdaptiveAvgPool2d((2, 3))), (3, 7, 7)),
+    "channel-last and back": (
+        lambda: Formula(
+            lambda s, x: s.m[1](s.m[2](s.m[0](x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2),
+            conv(),
+            nn.Linear(8, 5),
+            nn.LayerNorm(8),
+        ),
+        (3, 4, 5),
+    ),
+    "convolutions side by side": (
+        lambda: Formula(lambda s, x: torch.cat([s.m[0](x), s.m[1](x), s.m[0](x)], 1), conv(), conv(3, 5)),
+        (3, 4, 4),
+    ),
+    "two-sided rectification": (
+        lambda: Formula(lambda s, x: torch.cat([F.relu(x - 0.2), F.relu(-x - 0.2)], -1)),
+        (5, 6),
+    ),
+    "two-sided, other thresholds": (
+        lambda: Formula(lambda s, x: torch.cat([F.relu(x - 0.2), F.relu(-x - 0.3)], -1)),
+        (5, 6),
+    ),
+    "two-sided, wrong way round": (
+        lambda: Formula(lambda s, x: torch.cat([F.relu(-x - 0.2), F.relu(x - 0.2)], -1)),
+        (5, 6),
+    ),
+    "positions, two-sided, averaged": (
+        lambda: Formula(
+            lambda s, x: F.adaptive_avg_pool2d(
+                (lambda z: torch.cat([F.relu(z - 0.2), F.relu(-z - 0.2)], -1))(
+                    s.m[1](s.m[2](s.m[0](x).permute(0, 2, 3, 1)))
+                ).permute(0, 3, 1, 2),
+                2,
+            ),
+            conv(),
+            nn.Linear(8, 37),
+            nn.LayerNorm(8),
+        ),
+        (3, 5, 7),
+    ),
+    "positions, two-sided, used twice": (
+        lambda: Formula(
+            lambda s, x: (
+                lambda z: (
+                    F.adaptive_avg_pool2d(torch.cat([F.relu(z - 0.2), F.relu(-z - 0.2)], 1), 2)
+                    + torch.cat([z, z], 1).mean((2, 3), keepdim=True)
+                )
+            )(s.m[0](x)),
+            nn.Conv2d(3, 8, 1),
+        ),
+        (3, 5, 7),
+    ),
+    "mirrored": (lambda: Formula(lambda s, x: s.m[0](x.flip(-1)) + s.m[0](x).flip(3), conv()), (3, 4, 5)),
+    "layer norm without parameters": (
+        lambda: nn.Sequential(nn.Linear(6, 37), nn.LayerNorm(37, elementwise_affine=False), nn.ReLU()),
+        (5, 6),
+    ),
+    "a head over many features": (lambda: nn.Sequential(nn.Linear(1100, 10), nn.ReLU()), (1100,)),
     "convolution as output": (lambda: conv(), (3, 5, 6)),
     "no parameters": (lambda: nn.ReLU(), (6,)),
     "identity": (lambda: nn.Identity(), (3, 4, 4)),

@@ -130,7 +130,7 @@ def test_elementwise_gradient(machine: Machine, name: str, dtype: str) -> None:
     inputs = double(x)
     output = FUNCTIONS[name](inputs)
     output.backward(torch.from_numpy(g).double())
-    formula = pointwise.elementwise(machine, dtype, shape, f"{name}_gradient", [False, False])
+    formula = pointwise.elementwise(machine, dtype, shape, f"{name}_gradient", ["full", "full"])
     second = x if name.startswith("gelu") else output.detach().numpy().astype(dtype)
     (found,) = call(build(machine, f=formula)["f"], [g, second], shape)
     assert inputs.grad is not None

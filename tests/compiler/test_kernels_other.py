@@ -139,6 +139,9 @@ REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
     "add": torch.add,
     "subtract": torch.subtract,
     "multiply": torch.multiply,
+    "divide": torch.divide,
+    "shift": lambda x: x - 1.75,
+    "scale": lambda x: x * -1.75,
     "affine": lambda x, scale, shift: x * scale + shift,
     "sqrt": lambda x: torch.sqrt(x.abs()),
     "tanh": torch.tanh,
@@ -146,7 +149,8 @@ REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
-OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "affine": 3}
+OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "divide": 2, "affine": 3}
+SIZES = {"full": (3, 5, 7, 19), "channel": (19,), "row": (3, 5, 7, 1)}
 
 
 def test_every_formula_is_tested() -> None:
@@ -156,27 +160,29 @@ def test_every_formula_is_tested() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("formula", "per_channel"),
+    ("formula", "kinds"),
     [
-        (formula, (False, *only))
+        (formula, ("full", *kinds))
         for formula in REFERENCES
-        for only in itertools.product((False, True), repeat=OPERANDS.get(formula, 1) - 1)
+        for kinds in itertools.product(SIZES, repeat=OPERANDS.get(formula, 1) - 1)
     ],
 )
-def test_elementwise(formula: str, per_channel: tuple[bool, ...], dtype: str) -> None:
-    shape, random = (3, 5, 7, 19), np.random.default_rng(6)
-    inputs = [(4 * random.standard_normal(shape[-1:] if only else shape)).astype(dtype) for only in per_channel]
+def test_elementwise(formula: str, kinds: tuple[str, ...], dtype: str) -> None:
+    shape, random = SIZES["full"], np.random.default_rng(6)
+    inputs = [(4 * random.standard_normal(SIZES[kind])).astype(dtype) for kind in kinds]
+    scalar = {"shift": -1.75, "scale": -1.75}.get(formula)
+    assert pointwise.operand_kinds(shape, [each.shape for each in inputs]) == list(kinds)
     if formula == "sqrt":
         inputs = [np.abs(each) for each in inputs]
     expected = REFERENCES[formula](*(torch.from_numpy(each.astype(np.float64)) for each in inputs)).numpy()
-    function = build(WIDE, k=pointwise.elementwise(WIDE, dtype, shape, formula, per_channel))["k"]
+    function = build(WIDE, k=pointwise.elementwise(WIDE, dtype, shape, formula, kinds, scalar))["k"]
     assert_close(run(function, inputs, shape), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("formula", ["tanh", "sigmoid", "gelu", "gelu_tanh"])
 def test_functions_saturate_instead_of_overflowing(formula: str) -> None:
     x = np.array([[-1e30, -1e4, -100, -20, 0, 20, 100, 1e4, 1e12]], np.float32)
-    function = build(NARROW, k=pointwise.elementwise(NARROW, "float32", x.shape, formula, [False]))["k"]
+    function = build(NARROW, k=pointwise.elementwise(NARROW, "float32", x.shape, formula, ["full"]))["k"]
     expected = REFERENCES[formula](torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(run(function, [x], x.shape), expected, rtol=1e-6, atol=1e-7)
 
@@ -186,7 +192,7 @@ def test_not_a_number_stays_not_a_number(formula: str) -> None:
     """As in PyTorch: a ReLU that swallowed NaN would turn a broken input into plausible logits."""
     x = np.arange(-4, 5, dtype=np.float32).reshape(1, 9)
     x[0, [0, 8]] = np.nan
-    function = build(NARROW, k=pointwise.elementwise(NARROW, "float32", x.shape, formula, [False]))["k"]
+    function = build(NARROW, k=pointwise.elementwise(NARROW, "float32", x.shape, formula, ["full"]))["k"]
     np.testing.assert_array_equal(run(function, [x], x.shape), REFERENCES[formula](torch.from_numpy(x)).numpy())
 
 

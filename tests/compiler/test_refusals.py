@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "ceil_mode": (nn.MaxPool2d(2, ceil_mode=True), (8, 5, 5), "ceil_mode"),
     "ceil_mode of an average": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), (8, 6, 6), "ceil_mode"),
     "divisor": (nn.AvgPool2d(2, divisor_override=3), (8, 4, 4), "divisor_override"),
-    "adaptive": (nn.AdaptiveAvgPool2d(2), (8, 4, 4), "1×1"),
+    "adaptive": (nn.AdaptiveAvgPool2d(2), (4, 4), "of 3 axes"),
     "clipping": (nn.Hardtanh(), (8,), "ReLU6"),
     "layer norm over two axes": (nn.LayerNorm((5, 6)), (5, 6), "last axis"),
     "group norm of sequences": (nn.GroupNorm(4, 8), (8, 6), "group norm of 3 axes"),

@@ -11,6 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from privlib.compiler.kernels.builder import Expression, Kernel
 from privlib.compiler.kernels.conv_direct import Epilogue, activate
+from privlib.compiler.kernels.rows import sum_of_row, tasks_of_rows
 from privlib.compiler.target import Machine
 
 
@@ -74,6 +75,8 @@ def group_means(kernel: Kernel, pixels: int, groups: int, per_group: int, total:
 def group_norm(machine: Machine, dtype: str, norm: GroupNorm, epilogue: Epilogue) -> "tvm.tirx.PrimFunc":
     """Arguments: input, gamma (channels,), beta (channels,), [residual], output. The epilogue's bias is beta's place
     and not used."""
+    if norm.axes == "row" and norm.groups == 1:
+        return _row_norm(machine, dtype, norm, epilogue)
     kernel, channels = Kernel(machine, dtype), norm.shape[-1]
     pixels, flat = norm.pixels, (norm.rows, norm.pixels, channels)
     with kernel.function():
@@ -109,4 +112,41 @@ def group_norm(machine: Machine, dtype: str, norm: GroupNorm, epilogue: Epilogue
                 T.buffer_store(scale, gamma[c] / T.sqrt(scale[c] + kernel.constant(norm.epsilon)), [c])
             with T.serial(pixels) as p:
                 kernel.for_vectors(channels, lambda c, lanes: apply(p, c, lanes))
+    return kernel.finish()
+
+
+def _row_norm(machine: Machine, dtype: str, norm: GroupNorm, epilogue: Epilogue) -> "tvm.tirx.PrimFunc":
+    """`group_norm` of every row alone: one mean and one root a row, everything else in vectors."""
+    kernel, (rows, channels) = Kernel(machine, dtype), (norm.rows, norm.shape[-1])
+    with kernel.function():
+        whole = kernel.argument("input", norm.shape)
+        gamma, beta = kernel.argument("gamma", (channels,)), kernel.argument("beta", (channels,))
+        added = kernel.argument("residual", norm.shape) if epilogue.residual else None
+        result = kernel.argument("output", norm.shape)
+        source, output = kernel.view(whole, (rows, channels)), kernel.view(result, (rows, channels))
+        residual = kernel.view(added, (rows, channels)) if added is not None else None
+        tasks, chunk = tasks_of_rows(rows)
+        with T.parallel(tasks) as task, T.serial(chunk) as r:
+            row = T.Bind(task * chunk + r)
+            share = kernel.constant(1.0 / channels)
+            mean = T.Bind(sum_of_row(kernel, channels, lambda c, n: kernel.load(source, row, c, lanes=n)) * share)
+
+            def centred(c: Expression, lanes: int) -> Expression:
+                return T.Bind(kernel.load(source, row, c, lanes=lanes) - kernel.splat(mean, lanes))
+
+            def square(c: Expression, lanes: int) -> Expression:
+                value = centred(c, lanes)
+                return value * value
+
+            variance = sum_of_row(kernel, channels, square) * share
+            scale = T.Bind(kernel.constant(1.0) / T.sqrt(variance + kernel.constant(norm.epsilon)))
+
+            def apply(c: Expression, lanes: int) -> None:
+                value = centred(c, lanes) * kernel.splat(scale, lanes) * kernel.load(gamma, c, lanes=lanes)
+                value = value + kernel.load(beta, c, lanes=lanes)
+                if residual is not None:
+                    value = value + kernel.load(residual, row, c, lanes=lanes)
+                kernel.store(output, activate(kernel, value, epilogue.activation, lanes), row, c, lanes=lanes)
+
+            kernel.for_vectors(channels, apply)
     return kernel.finish()

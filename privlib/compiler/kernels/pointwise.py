@@ -1,7 +1,9 @@
-"""Elementwise kernels: one expression over tensors of one shape and per-channel vectors, split over the cores."""
+"""Elementwise kernels: one expression over tensors of one shape, vectors along or across the channels and a number,
+split over the cores."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tvm
 from tvm.tirx.script.builder import ir as T
@@ -56,12 +58,16 @@ FORMULAS: dict[str, Formula] = {
     "add": lambda k, lanes, x: x[0] + x[1],
     "subtract": lambda k, lanes, x: x[0] - x[1],
     "multiply": lambda k, lanes, x: x[0] * x[1],
+    "divide": lambda k, lanes, x: x[0] / x[1],
     "affine": lambda k, lanes, x: x[0] * x[1] + x[2],
     "sqrt": lambda k, lanes, x: T.sqrt(x[0]),
     "tanh": lambda k, lanes, x: T.tanh(x[0]),
     "sigmoid": lambda k, lanes, x: k.constant(1.0) / (k.constant(1.0) + T.exp(-x[0])),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    # with a number
+    "shift": lambda k, lanes, x: x[0] + x[1],
+    "scale": lambda k, lanes, x: x[0] * x[1],
     # gradients take (g, the forward's output), those of GELU (g, the forward's input)
     "relu_gradient": _relu_gradient,
     "relu6_gradient": _relu6_gradient,
@@ -70,31 +76,51 @@ FORMULAS: dict[str, Formula] = {
     "gelu_gradient": _gelu_gradient,
     "gelu_tanh_gradient": _gelu_tanh_gradient,
 }
-_SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "sqrt", "gelu_gradient", "gelu_tanh_gradient"})
+_SCALAR = frozenset({"tanh", "sigmoid", "gelu", "gelu_tanh", "gelu_gradient", "gelu_tanh_gradient"})
+
+
+def operand_kinds(shape: Sequence[int], operands: Sequence[Sequence[int]]) -> list[str] | None:
+    """How each operand lies over a tensor of `shape`: "full", "channel" (its last axis alone), "row" (all axes but the
+    last, which is 1); None where one fits in none of these ways."""
+    kinds = []
+    for each in operands:
+        if tuple(each) == tuple(shape):
+            kinds.append("full")
+        elif len(shape) > 1 and tuple(each) == tuple(shape[-1:]):
+            kinds.append("channel")
+        elif tuple(each) == (*shape[:-1], 1):
+            kinds.append("row")
+        else:
+            return None
+    return kinds
 
 
 def elementwise(
-    machine: Machine, dtype: str, shape: Sequence[int], formula: str, per_channel: Sequence[bool]
+    machine: Machine, dtype: str, shape: Sequence[int], formula: str, kinds: Sequence[str], scalar: float | None = None
 ) -> "tvm.tirx.PrimFunc":
-    """output = formula(inputs); input i has `shape`, or only its last axis where per_channel[i]. Arguments: inputs,
-    output."""
+    """output = formula(inputs, [scalar]), inputs of kinds as `operand_kinds` gives them. Arguments: inputs, output."""
     kernel = Kernel(machine, dtype)
     channels = shape[-1]
     rows = math.prod(shape[:-1])
     chunk = next(c for c in (64, 32, 16, 8, 4, 2, 1) if rows % c == 0)
+    sizes = {"full": shape, "channel": (channels,), "row": (*shape[:-1], 1)}
+    flat = {"full": (rows, channels), "channel": (channels,), "row": (rows,)}
     with kernel.function():
-        arguments = [kernel.argument(f"input{i}", (channels,) if only else shape) for i, only in enumerate(per_channel)]
+        arguments = [kernel.argument(f"input{i}", sizes[kind]) for i, kind in enumerate(kinds)]
         result = kernel.argument("output", shape)
-        inputs = [
-            a if only else kernel.view(a, (rows, channels)) for a, only in zip(arguments, per_channel, strict=True)
-        ]
+        inputs = [kernel.view(a, flat[kind]) for a, kind in zip(arguments, kinds, strict=True)]
         output = kernel.view(result, (rows, channels))
 
+        def read(source: Any, kind: str, row: Expression, c: Expression, lanes: int) -> Expression:
+            if kind == "row":
+                return kernel.splat(source[row], lanes)
+            index = (c,) if kind == "channel" else (row, c)
+            return kernel.load(source, *index, lanes=lanes)
+
         def at(row: Expression, c: Expression, lanes: int) -> None:
-            values = [
-                kernel.load(source, c, lanes=lanes) if only else kernel.load(source, row, c, lanes=lanes)
-                for source, only in zip(inputs, per_channel, strict=True)
-            ]
+            values = [read(source, kind, row, c, lanes) for source, kind in zip(inputs, kinds, strict=True)]
+            if scalar is not None:
+                values.append(kernel.constant(scalar, lanes))
             kernel.store(output, FORMULAS[formula](kernel, lanes, values), row, c, lanes=lanes)
 
         with T.parallel(rows // chunk) as task, T.serial(chunk) as r:
