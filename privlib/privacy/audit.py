@@ -37,7 +37,8 @@ class EmpiricalEpsilon:
 
     epsilon: lower bound for a mechanism with a Gaussian trade-off curve; any_mechanism: for any at all; independent:
     if the canaries' scores are independent (`privlib.privacy.audit_bounds` says more on the three). claimed: ε of the
-    run's ledger. guesses, of which `correct` were right, about `canaries` canaries, over `steps` steps.
+    run's ledger. `epsilon` is from `guesses` guesses about `canaries` canaries, of which `correct` were right, after
+    `steps` steps; any_mechanism from a number that suits it better.
     """
 
     epsilon: float
@@ -78,42 +79,52 @@ def one_run(
     """Train `step` for `steps` steps on a random half of the canaries, and on `others`, and guess which half.
 
     step: private, without momentum, weight decay or augmentations, so that parameters show the noised average as it
-    is; it goes on from the parameters it has. guesses: how many, fixed beforehand and even; None takes the number
-    that suits what is claimed. seed: of the inclusion; None for the operating system's.
+    is; it goes on from the parameters it has. guesses: how many, fixed beforehand and even; None takes, for each
+    bound, the number that suits what is claimed. seed: of the inclusion; None for the operating system's.
 
     Raises AuditError for another step or numbers that do not fit; AccountingError for a step without noise.
     """
     count = len(canaries.labels)
-    if not (steps >= 1 and 0 < delta < 1 and 0 < confidence < 1 and count):
-        raise AuditError("steps ≥ 1, 0 < delta < 1, 0 < confidence < 1 and at least one canary are needed")
+    if not (steps >= 1 and 0 < delta < 1 and 0 < confidence < 1 and count >= 2):
+        raise AuditError("steps ≥ 1, 0 < delta < 1, 0 < confidence < 1 and at least two canaries are needed")
+    if guesses is not None and (guesses % 2 or not 2 <= guesses <= count):
+        raise AuditError(f"guesses must be an even number from 2 to {count}, got {guesses}")
     privacy, rate = _facts(step)
     mu = math.sqrt(steps) / effective_noise_multiplier(step)
-    if guesses is None:
-        guesses = bounds.planned_guesses(count, mu, delta, confidence)
-    if guesses % 2 or not 2 <= guesses <= count:
-        raise AuditError(f"guesses must be an even number from 2 to {count}, got {guesses}")
+
+    def of_gaussian(guesses: int, correct: int) -> float:
+        return bounds.mu_of_gaussian(count, guesses, correct, confidence)
+
+    def of_any(guesses: int, correct: int) -> float:
+        return bounds.epsilon_of_any_mechanism(count, guesses, correct, delta, confidence)
+
+    planned = [guesses or bounds.planned_guesses(count, mu, bound) for bound in (of_gaussian, of_any)]
     included = np.random.default_rng(seed).random(count) < 0.5
     scores, claimed = _scores(step, canaries, _Examples.of(canaries, included, others), steps, rate, delta)
-    scores *= privacy["expected_batch_size"] / (rate * privacy["max_grad_norm"])
-    order = np.argsort(scores)
-    correct = int(included[order[-guesses // 2 :]].sum() + (~included[order[: guesses // 2]]).sum())
-    passed = scores > steps / 2  # a member's score is expected to be `steps`, another's 0
-    members = int(included.sum())
+    right = [_right_guesses(scores, included, each) for each in planned]
+    unit = privacy["max_grad_norm"] * rate / privacy["expected_batch_size"]
+    passed, members = scores > steps * canaries.middle * unit, int(included.sum())
     independent = bounds.mu_of_independent(
         int((passed & included).sum()), members, int((passed & ~included).sum()), count - members, confidence
     )
     return EmpiricalEpsilon(
-        epsilon=bounds.epsilon_of_mu(bounds.mu_of_gaussian(count, guesses, correct, confidence), delta),
-        any_mechanism=bounds.epsilon_of_any_mechanism(count, guesses, correct, delta, confidence),
+        epsilon=bounds.epsilon_of_mu(of_gaussian(planned[0], right[0]), delta),
+        any_mechanism=of_any(planned[1], right[1]),
         independent=bounds.epsilon_of_mu(independent, delta),
         claimed=claimed,
         delta=delta,
         confidence=confidence,
         canaries=count,
-        guesses=guesses,
-        correct=correct,
+        guesses=planned[0],
+        correct=right[0],
         steps=steps,
     )
+
+
+def _right_guesses(scores: np.ndarray, included: np.ndarray, guesses: int) -> int:
+    """How many are right when the highest half of the guesses says in, the lowest out."""
+    order, half = np.argsort(scores), guesses // 2
+    return int(included[order[-half:]].sum() + (~included[order[:half]]).sum())
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,8 @@ def _facts(step: TrainingStep) -> tuple[Mapping[str, float], float]:
             "an audit reads the noised average off the parameters; compile the step with SGD(learning_rate > 0) "
             "without momentum and weight decay, and without augmentations"
         )
-    effective_noise_multiplier(step)  # refuses a plain step
-    assert step.privacy is not None
+    if not effective_noise_multiplier(step) > 0 or step.privacy is None:
+        raise AuditError("the step adds no noise, so there is no finite ε to refute")
     return step.privacy, rate
 
 

@@ -110,12 +110,16 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
     return 0.0 if gap(0.0) <= 0 else float(brentq(gap, 0.0, high, xtol=1e-9))
 
 
-def planned_guesses(canaries: int, mu: float, delta: float, confidence: float) -> int:
-    """The number of guesses, an even one, for which μ-GDP with independent noise is expected to give the best Gaussian
-    bound at δ. It depends on what is claimed alone, so that it may be fixed beforehand."""
-    sizes = np.unique(np.geomspace(2, canaries, _CANDIDATES).astype(int) // 2 * 2)
-    bounds = [mu_of_gaussian(canaries, g, int(g * _precision(g / 2 / canaries, mu)), confidence) for g in sizes]
-    return int(sizes[int(np.argmax(bounds))])
+def planned_guesses(canaries: int, mu: float, bound: Callable[[int, int], float]) -> int:
+    """The number of guesses, an even one, for which μ-GDP with independent noise is expected to give the best
+    bound(guesses, correct). It depends on what is claimed alone, so that it is fixed before the scores are seen.
+
+    Raises AuditError where there are fewer than two canaries, or μ is not positive.
+    """
+    if canaries < 2 or not 0 < mu < math.inf:
+        raise AuditError(f"two canaries and a positive mu are needed, got {canaries}, {mu}")
+    sizes = np.unique(np.geomspace(2, canaries, _CANDIDATES).astype(int) // 2 * 2).tolist()
+    return int(max(sizes, key=lambda guesses: bound(guesses, int(guesses * _precision(guesses / 2 / canaries, mu)))))
 
 
 def _precision(share: float, mu: float) -> float:

@@ -20,10 +20,15 @@ Parameters = Mapping[str, np.ndarray]
 
 
 class Canaries(Protocol):
-    """What an audit needs: examples images float32 (m, …), labels int64 (m,), and where their gradients point."""
+    """What an audit needs: examples images float32 (m, …), labels int64 (m,), and where their gradients point.
+
+    middle: halfway between a member's and another's expected alignment with an average of clipped gradients, over
+    clipping norm / divisor; ½ where the gradients of the canaries are orthogonal.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    middle: float
 
     def alignments(self, before: Parameters, after: Parameters) -> np.ndarray:
         """(m,): the length of before − after along each canary's gradient at `before`."""
@@ -48,8 +53,12 @@ class OneHotCanaries:
     """inputs × classes canaries for a SummedLinear of (inputs + ordinary features): `scale` in one of the first
     `inputs` features and each of the labels. Ordinary examples must be zero there.
 
-    scale makes the gradient, of norm scale · √layers · ‖p − e_y‖, longer than the clipping norm. Raises AuditError.
+    scale makes the gradient, of norm scale · √layers · ‖p − e_y‖, longer than the clipping norm. Half of the other
+    classes − 1 canaries of the same coordinate, each with the cosine −1/(classes − 1), move all alignments down by ½, so
+    their middle is 0. Raises AuditError.
     """
+
+    middle = 0.0
 
     def __init__(self, inputs: int, classes: int, ordinary: int = 0, scale: float = 4.0) -> None:
         if inputs < 1 or classes < 2 or ordinary < 0 or not scale > 0:
