@@ -79,9 +79,7 @@ def mu_of_gaussian(canaries: int, guesses: int, correct: int, confidence: float)
     return _largest(lambda mu: refutes_gaussian(canaries, guesses, correct, mu, confidence), _MOST_MU)
 
 
-def mu_of_independent(
-    true_positives: int, members: int, false_positives: int, others: int, confidence: float
-) -> float:
+def mu_of_independent(true_positives: int, members: int, false_positives: int, others: int, confidence: float) -> float:
     """A lower bound on μ from how often a threshold, fixed beforehand, was passed by members and by the others, if
     their scores are independent: Φ⁻¹(rate of true positives) − Φ⁻¹(of false ones), each rate at its Clopper–Pearson
     limit for half of 1 − confidence; 0 where that is negative or a group is empty."""

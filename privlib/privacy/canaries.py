@@ -1,8 +1,8 @@
 """White-box canaries: examples whose clipped gradients are known, long, and as good as orthogonal to all others.
 
 A linear classifier on an input with a coordinate that is zero in all ordinary examples: the gradient of that column of
-the weights belongs to the canaries with this coordinate alone. With cross-entropy it is scale · (p − e_y), the direction
-of a canary being given by coordinate and label. Two canaries of one coordinate with different labels have the cosine
+the weights belongs to the canaries with this coordinate alone. With cross-entropy it is scale · (p − e_y): coordinate
+and label give a canary's direction. Two canaries of one coordinate with different labels have the cosine
 −1/(classes − 1) while p is flat, so with many classes inputs × classes canaries fit into inputs columns.
 """
 
@@ -36,11 +36,13 @@ class Canaries(Protocol):
 
 class SummedLinear(nn.Module):
     """logits = first(x) + second(x) + …: linear layers without bias, added up. Several of them share one gradient,
-    so that what is done to one layer alone can be told apart."""
+    so that what is done to one layer alone can be told apart. They begin at zero, where p is flat."""
 
     def __init__(self, features: int, classes: int, layers: int = 1) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(features, classes, bias=False) for _ in range(layers))
+        for layer in self.layers:
+            nn.init.zeros_(layer.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         total = self.layers[0](x)
@@ -53,9 +55,9 @@ class OneHotCanaries:
     """inputs × classes canaries for a SummedLinear of (inputs + ordinary features): `scale` in one of the first
     `inputs` features and each of the labels. Ordinary examples must be zero there.
 
-    scale makes the gradient, of norm scale · √layers · ‖p − e_y‖, longer than the clipping norm. Half of the other
-    classes − 1 canaries of the same coordinate, each with the cosine −1/(classes − 1), move all alignments down by ½, so
-    their middle is 0. Raises AuditError.
+    scale makes the gradient, of norm scale · √layers · ‖p − e_y‖, longer than the clipping norm. Half of the
+    other classes − 1 canaries of the same coordinate, each with the cosine −1/(classes − 1), move all alignments down
+    by ½, so their middle is 0. Raises AuditError.
     """
 
     middle = 0.0
