@@ -2,13 +2,14 @@
 
 `Accountant` and `calibrate_noise` turn noise into ε and back, `PoissonSampler` and `RandomAllocationSampler` draw the
 samples that the accounting assumes, `PrivacyLedger` keeps what was spent, and `train` puts them around a compiled step.
+`privlib.privacy.audit` measures what a step really leaks;
 `privlib.privacy.matrix` says which samplers have which analysis; `privlib.privacy.proof` argues, step by step, that the
 compiled step has the sensitivity that the accountant is told, rounding included.
 """
 
 from privlib.privacy.accounting import Accountant, Epsilon, calibrate_event, calibrate_noise
 from privlib.privacy.checkpoint import CheckpointError
-from privlib.privacy.errors import AccountingError, CalibrationError
+from privlib.privacy.errors import AccountingError, AuditError, CalibrationError
 from privlib.privacy.ledger import PrivacyLedger
 from privlib.privacy.loop import TrainingRun, train
 from privlib.privacy.sensitivity import effective_noise_multiplier
@@ -19,6 +20,7 @@ from privlib.trusted.sampling import PoissonSampler, RandomAllocationSampler
 __all__ = [
     "Accountant",
     "AccountingError",
+    "AuditError",
     "BudgetError",
     "CalibrationError",
     "CheckpointError",

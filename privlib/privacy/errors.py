@@ -9,3 +9,7 @@ class AccountingError(PrivlibError, ValueError):
 
 class CalibrationError(AccountingError):
     """No noise reaches the target."""
+
+
+class AuditError(PrivlibError, ValueError):
+    """An audit was asked for that would show nothing, or whose bound would not hold."""
