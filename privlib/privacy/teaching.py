@@ -2,8 +2,10 @@
 what each way of drawing batches costs in noise."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import numpy as np
 from privlib.data import Cifar10, preprocess
 from privlib.privacy.accounting import Accountant, accounted, calibrate_event
 from privlib.privacy.evaluation import accuracy_on
-from privlib.suite import plots
+from privlib.suite import plots, records
 from privlib.suite.stats import Interval, proportion_interval
 from privlib.trusted import renyi
 from privlib.trusted.events import Event
@@ -176,3 +178,22 @@ def accuracy(model: "torch.nn.Module", parameters: Mapping[str, np.ndarray], tes
     found = accuracy_on(model, preprocess(np.array(test.images)), test.labels)(parameters)
     interval = proportion_interval(round(found * len(test.images)), len(test.images))
     return Accuracy(100 * found, Interval(100 * interval.low, 100 * interval.high, interval.level, interval.method))
+
+
+def recorded_accuracy(results: Path, row: str) -> tuple[dict[float, tuple[float, Interval | None]], str]:
+    """Test accuracy of `row` by ε from the newest record of `privlib bench utility` under `results`, `full` before
+    `quick`; and one line that says which record that is. Empty where there is none."""
+    found = [
+        run for run in records.find(results) if run.data["benchmark"] == "utility" and run.data["status"] == "ok"
+        and run.data["profile"] in ("quick", "full")
+    ]  # fmt: skip
+    curve: dict[float, tuple[float, Interval | None]] = {}
+    if not found:
+        return curve, "no record of `privlib bench utility` yet"
+    newest = max(found, key=lambda run: (run.data["profile"] == "full", run.data["start"]))
+    for name, metric in newest.metrics().items():
+        if match := re.fullmatch(rf"epsilon_([\d.]+)/{row}/test_accuracy", name):
+            bounds = metric["interval"]
+            interval = Interval(bounds["low"], bounds["high"], bounds["level"], bounds["method"]) if bounds else None
+            curve[float(match[1])] = (metric["value"], interval)
+    return curve, f"measured by `privlib bench utility`, profile {newest.data['profile']}, {newest.data['start'][:10]}"
