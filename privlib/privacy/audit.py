@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from privlib.privacy import audit_bounds as bounds
-from privlib.privacy.accounting import Epsilon, epsilon
+from privlib.privacy.accounting import Epsilon, accounted
 from privlib.privacy.canaries import Canaries
 from privlib.privacy.errors import AuditError
 from privlib.privacy.ledger import PrivacyLedger
@@ -181,4 +181,4 @@ def _scores(
             evaluate_every=1,
             progress=silent,
         )
-        return scores, epsilon(ledger.events, delta)
+        return scores, accounted(ledger.events, delta)
