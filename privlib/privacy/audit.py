@@ -82,7 +82,7 @@ def one_run(
     is; it goes on from the parameters it has. guesses: how many, fixed beforehand and even; None takes, for each
     bound, the number that suits what is claimed. seed: of the inclusion; None for the operating system's.
 
-    Raises AuditError for another step or numbers that do not fit; AccountingError for a step without noise.
+    Raises AuditError for another step, one without noise, or numbers that do not fit; AccountingError for a plain step.
     """
     count = len(canaries.labels)
     if not (steps >= 1 and 0 < delta < 1 and 0 < confidence < 1 and count >= 2):

@@ -60,7 +60,7 @@ def refutes_gaussian(canaries: int, guesses: int, correct: int, mu: float, confi
     Let r_c and h_c be the mean over canaries of P[guess right, at least c right] and P[guess wrong, at least c right].
     Flipping one inclusion turns a right guess into a wrong one, so h_{c−1} ≥ Φ(Φ⁻¹(r_c) − μ); and the mass between
     c + 1 and c splits c : (guesses − c) between them. Started from probability 1 − confidence of exactly `correct`, the
-    two grow as c falls; where they pass guesses / canaries at c = 0, there is more than all probability.
+    two grow as c falls; where they pass guesses / canaries, there is more than all probability.
     """
     right = (1 - confidence) * correct / canaries
     wrong = (1 - confidence) * (guesses - correct) / canaries
@@ -70,7 +70,9 @@ def refutes_gaussian(canaries: int, guesses: int, correct: int, mu: float, confi
             break
         right = min(1.0, right + c / (guesses - c) * (least - wrong))
         wrong = least
-    return right + wrong > guesses / canaries
+        if right + wrong > guesses / canaries:
+            return True
+    return False
 
 
 def mu_of_gaussian(canaries: int, guesses: int, correct: int, confidence: float) -> float:
