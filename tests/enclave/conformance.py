@@ -5,7 +5,7 @@ import pytest
 
 from privlib.enclave.errors import EnclaveDied, ImageError, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import Platform
 from privlib.enclave.signer import Signature
 from privlib.trusted import CompiledModel

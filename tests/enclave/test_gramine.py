@@ -18,7 +18,7 @@ import pytest
 
 from privlib.enclave.errors import LaunchError
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import GraminePlatform, gramine
 from privlib.enclave.signer import Signer
 from privlib.trusted import CompiledModel, load

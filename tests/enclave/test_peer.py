@@ -65,7 +65,7 @@ print(json.dumps(results))
 USER = """
 import ctypes, json, pickle, subprocess, sys
 import numpy as np, psutil
-from privlib.enclave.launch import ALL_MECHANISMS, launch
+from privlib.enclave.launcher import ALL_MECHANISMS, launch
 
 def attack(pid, address):
     command = [sys.executable, "-I", "-S", sys.argv[2], str(pid), str(address)]

@@ -7,7 +7,7 @@ import pytest
 from privlib.enclave import register_platform
 from privlib.enclave.errors import PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import GraminePlatform, Platform, SimulatedPlatform, base
 from privlib.enclave.signer import Signer
 from privlib.trusted import CompiledModel, load

@@ -10,7 +10,7 @@ import pytest
 
 from privlib.enclave.errors import EnclaveDied, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import ALL_MECHANISMS, Enclave, launch
+from privlib.enclave.launcher import ALL_MECHANISMS, Enclave, launch
 from privlib.enclave.signer import Signer
 from privlib.trusted.protocol import Message
 from tests.enclave.sources import SOURCES, clone, image_of

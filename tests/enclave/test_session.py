@@ -14,7 +14,7 @@ import pytest
 from privlib.enclave import session as session_module
 from privlib.enclave.errors import EnclaveDied, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import Enclave, launch
+from privlib.enclave.launcher import Enclave, launch
 from privlib.enclave.session import Session
 from privlib.trusted import CompiledModel, TrainingStep, load
 from privlib.trusted.protocol import MAXIMUM_FRAME, Message, decode, encode

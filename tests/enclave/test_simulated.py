@@ -17,7 +17,7 @@ import pytest
 from privlib.enclave import inventory
 from privlib.enclave.errors import EnclaveDied, ImageError, LaunchError, MechanismError, PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import ALL_MECHANISMS, launch
+from privlib.enclave.launcher import ALL_MECHANISMS, launch
 from privlib.enclave.platforms import SimulatedPlatform, simulated
 from privlib.enclave.signer import Signer
 from privlib.trusted.protocol import Message
@@ -68,7 +68,7 @@ def test_nothing_but_the_channel_is_open_inside(image: EnclaveImage) -> None:
 POOR_HOST = """
 import ctypes, json, pickle, sys
 from privlib.trusted import bpf, sandbox
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.errors import MechanismError
 import numpy as np
 with open(sys.argv[1], "rb") as file:
@@ -246,7 +246,7 @@ def test_an_enclave_ends_with_its_launcher(image: EnclaveImage, tmp_path: Path) 
 
     (tmp_path / "image").write_bytes(pickle.dumps(image))
     code = (
-        "import pickle, psutil, sys, os\nfrom privlib.enclave.launch import launch\n"
+        "import pickle, psutil, sys, os\nfrom privlib.enclave.launcher import launch\n"
         "e = launch(pickle.load(open(sys.argv[1], 'rb')))\n"
         "print([e._process.pid, psutil.Process(e._process.pid).children()[0].pid], flush=True)\n"
         "os.kill(os.getpid(), 9)\n"

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from privlib.enclave.signer import Signer
 from privlib.files import atomic_path
 from privlib.trusted.loader import SYSTEM
 from privlib.trusted.protocol import ClosedError, Stream, decode
+from privlib.trusted.sealing import SealingKeys
 
 NAME = "privlib"
 _DEVICE = Path("/dev/sgx_enclave")
@@ -99,12 +100,17 @@ class GramineProcess:
             raise LaunchError(f"the worker began with a message {ready.kind!r}; its image is for another version")
         self.report = LaunchReport(GraminePlatform.name, {}, (), 0, time.monotonic() - started)
 
-    def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
+    def quote(self, report_data: bytes) -> bytes:
         """See Process.quote."""
-        if "quote" not in answer:
-            raise LaunchError("the enclave has no quote: remote attestation is off in Gramine, or it runs without SGX")
-        quote: bytes = answer["quote"].tobytes()
-        return quote
+        raise LaunchError("under Gramine quotes are made inside")
+
+    def sealing_keys(self) -> SealingKeys:
+        """See Process.sealing_keys."""
+        raise LaunchError("under Gramine the processor gives the sealing keys, inside")
+
+    def collateral(self) -> str | None:
+        """See Process.collateral."""
+        return None
 
     def alive(self) -> bool:
         """See Process.alive."""
