@@ -115,12 +115,12 @@ def verify_release(
     """Verify a release (a file, or its bytes), offline.
 
     policy: which root and which enclaves to trust (its report data are filled in here). now: time of verification,
-    Unix seconds. collateral: newer than the file's. Raises AttestationError where the quote does not hold under the
-    policy, or was made for other claims; ReleaseError for everything else.
+    Unix seconds. collateral: newer than the file's; a file without any has it fetched. Raises AttestationError where
+    the quote does not hold under the policy, or was made for other claims; ReleaseError for everything else.
     """
     message = _read(release)
     parts = {name: message.arrays[name].tobytes() for name in (*_SIGNED, *_ADDED)}
-    evidence = collateral if collateral is not None else parts["collateral"].decode(errors="replace")
+    evidence = collateral if collateral is not None else parts["collateral"].decode(errors="replace") or None
     fresh = replace(policy, report_data=format.bound_report_data(parts["key"], parts["claims"]))
     verdict = verify_quote(parts["quote"], fresh, evidence, now)
     try:

@@ -14,17 +14,21 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from privlib.trusted import renyi
 from privlib.trusted.binding import encode, report_data
+from privlib.trusted.ledger import parse
 from privlib.trusted.platform import Platform
 from privlib.trusted.protocol import Message
 from privlib.trusted.sealed_ledger import SealedLedger
 from privlib.trusted.terms import Terms
-from privlib.trusted.training import TrainingStep
+
+if TYPE_CHECKING:  # who verifies a release does not wait for TVM to load
+    from privlib.trusted.training import TrainingStep
 
 FORMAT = 1
 PURPOSE = "privlib release"
@@ -37,7 +41,7 @@ class ReleaseIssuer:
     def __init__(self, platform: Platform) -> None:
         self._platform, self._key = platform, Ed25519PrivateKey.generate()
 
-    def issue(self, step: TrainingStep, spent: Sequence[tuple[SealedLedger, str, Terms]]) -> Message:
+    def issue(self, step: "TrainingStep", spent: Sequence[tuple[SealedLedger, str, Terms]]) -> Message:
         """The release of what `step` holds now. spent: for every dataset its ledger, digest and terms."""
         parameters = step.parameters()
         datasets = [dataset_claim(digest, terms, ledger.text) for ledger, digest, terms in spent]
@@ -65,10 +69,7 @@ class ReleaseIssuer:
 def dataset_claim(digest: str, terms: Terms, ledger: bytes) -> dict[str, Any]:
     """What is claimed of one dataset: its ciphertext's SHA-256, the provider's terms, the ledger's lines (each covers
     those before it) with the last one's SHA-256, and ε at δ of all that it was charged for (None: no bound)."""
-    from privlib.trusted import ledger as format
-    from privlib.trusted import renyi
-
-    found = format.parse(digest, ledger)
+    found = parse(digest, ledger)
     epsilon = renyi.epsilon(found.events, terms.delta)
     return {
         "dataset": digest,

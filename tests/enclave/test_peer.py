@@ -79,7 +79,7 @@ waits = "import ctypes; b = ctypes.create_string_buffer(b'secret'); print(ctypes
 ordinary = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 address = int(ordinary.stdout.readline())
 with launch(image, require=ALL_MECHANISMS) as enclave:
-    session = enclave.connect()
+    session = enclave.connect(None)
     before = session.infer(np.ones((2, 3, 32, 32), np.float32))
     waiter = psutil.Process(enclave._process.pid)
     (worker,) = waiter.children()
