@@ -86,7 +86,8 @@ class Enclave:
         verifier = None
         if policy is not None:
             verifier = Verifier(policy, self.collateral if collateral is None else collateral, now)
-        return Session(self._link, self.image.manifest, verifier, identity)
+        manifest = self.image.manifest if self.image.measurement == self.measurement else ""
+        return Session(self._link, manifest, verifier, identity)
 
     def close(self) -> None:
         """End it; what it held is gone. May be called twice."""

@@ -207,11 +207,12 @@ def _dataset(claim: Any) -> DatasetClaim:
 
 
 def _covers(manifest: bytes, measurement: bytes, program: str) -> bool:
-    """Whether the measurement is the manifest's and names this program. Raises ReleaseError where it names another."""
-    if hashlib.sha256(manifest).digest() != measurement:
-        return False  # a platform that measures otherwise, or no manifest was added
+    """Whether a manifest came along that names this program. Raises ReleaseError for one that is not the measured one,
+    or names another program."""
+    if not manifest:
+        return False  # a platform that measures otherwise
     rows = [line.split(" ", 3) for line in manifest.decode(errors="replace").splitlines()[2:]]
     named = [row[0] for row in rows if len(row) == 4 and row[3] == _PROGRAM_FILE]
-    if named != [program]:
-        raise ReleaseError("the program that the enclave names is not the one in its measured image")
+    if hashlib.sha256(manifest).digest() != measurement or named != [program]:
+        raise ReleaseError("the manifest is not the measured image's, or the program not the one in it")
     return True

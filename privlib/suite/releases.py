@@ -25,7 +25,8 @@ def verify(options: argparse.Namespace) -> int:
     policy = quotes.policy(options)
     release = verify_release(options.file, policy, options.time, quotes.collateral(options))
     print(text(release, policy, options.pld))
-    print(f"{'verdict':<14}accepted")
+    named = policy.measurements or policy.signers
+    print(f"{'verdict':<14}accepted" + ("" if named else ", for whoever trusts the code of this measurement"))
     return 0
 
 

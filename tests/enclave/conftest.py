@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -70,16 +69,11 @@ def state(tmp_path: Path) -> StateStore:
 
 @pytest.fixture(scope="session")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
-    """One with 100 examples and hardly a limit."""
-    return Provider(tmp_path_factory.mktemp("provider") / "data", 100, Terms(1e6))
+    """One with 100 examples and no limit."""
+    return Provider(tmp_path_factory.mktemp("provider") / "data", 100, Terms(None))
 
 
 @pytest.fixture(scope="session")
 def other_provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
     """Another one, with 60 others."""
-    return Provider(tmp_path_factory.mktemp("provider") / "data", 60, Terms(1e6), seed=1)
-
-
-@pytest.fixture(scope="session")
-def one_image() -> np.ndarray:
-    return np.zeros((1, 3, 32, 32), np.float32)
+    return Provider(tmp_path_factory.mktemp("provider") / "data", 60, Terms(None), seed=1)
