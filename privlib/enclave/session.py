@@ -44,7 +44,10 @@ class Session:
     def __init__(
         self, link: Link, manifest: str, verifier: Verifier | None = None, identity: Ed25519PrivateKey | None = None
     ) -> None:
-        """manifest: the image's, for releases; empty where the measurement is not its hash. Raises AttestationError, ChannelError."""
+        """manifest: the image's, for releases; empty where the measurement is not its hash.
+
+        Raises AttestationError, ChannelError.
+        """
         self._link, self._manifest, self._verifier = link, manifest, verifier
         self._ended, self._turn = "", threading.Lock()
         self._channel: tuple[int, Conversation] | None = None

@@ -5,6 +5,7 @@ A payload is a message's records (`privlib.trusted.records`), one after the othe
 
 import numpy as np
 
+from privlib.trusted.channel_errors import RecordFormatError
 from privlib.trusted.protocol import MAXIMUM_FRAME, MAXIMUM_HEAD, Buffer, Message, decode, encode
 from privlib.trusted.records import Opener, Sealer
 from privlib.trusted.stream import MessageStream
@@ -49,4 +50,6 @@ class Conversation:
         """The message in `records`, uint8 and contiguous."""
         self._payload.left = records.data.cast("B")
         plain = self._stream.receive(MAXIMUM_PAYLOAD)
+        if self._payload.left:
+            raise RecordFormatError(f"{len(self._payload.left)} bytes follow the message's last record")
         return decode(plain)

@@ -2,6 +2,10 @@
 
 `charge` returns once the host has stored the sealed ledger and the register has gone on to it: from then on an older
 one is refused (`privlib.trusted.sealing`), so that a crash loses work and never the charge.
+
+To the measurement, not to the signer: a provider has looked at one measurement, and another enclave of the same signer
+could write a ledger that has forgotten everything. So whoever gives the key to a second measurement gives a second
+budget with it.
 """
 
 from privlib.trusted.host import Host, HostRegister

@@ -25,6 +25,8 @@ from privlib.trusted.protocol import Message, Stream
 from privlib.trusted.training import TrainingStep
 from privlib.trusted.training_service import TrainingService, digest_text
 
+_COUNTS = ("frames_in", "frames_out", "bytes_in", "bytes_out", "system_calls")
+
 
 class RequestError(PrivlibError):
     """A request that this worker does not know, or whose fields or arrays are not what it takes."""
@@ -105,13 +107,10 @@ class Service:
         and system calls by which they crossed the boundary, this request included; host_calls: what the enclave asked
         of its host."""
         updates = self._loaded.steps if isinstance(self._loaded, TrainingStep) else 0
-        counts = {name: getattr(self._stream, name) for name in COUNTS}
+        counts = {name: getattr(self._stream, name) for name in _COUNTS}
         counts["host_calls"] = self._host.calls
         rows = self._trainer.rows if self._trainer else {}
         return Message("result", {"rows": rows, "updates": updates, "served": self._served, **counts})
-
-
-COUNTS = ("frames_in", "frames_out", "bytes_in", "bytes_out", "system_calls")
 
 
 def array_of(data: bytes) -> np.ndarray:

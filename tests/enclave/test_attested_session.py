@@ -19,7 +19,7 @@ from privlib.errors import PrivlibError
 from privlib.trusted import CompiledModel, load
 from privlib.trusted.channel_errors import ChannelError
 from privlib.trusted.door import MAXIMUM_CHANNELS
-from privlib.trusted.protocol import Message
+from privlib.trusted.protocol import Message, decode
 from tests.enclave.hosts import Meddler
 from tests.enclave.providers import Provider, examples
 
@@ -119,8 +119,6 @@ def flip(data: np.ndarray, at: int) -> np.ndarray:
 
 def last(host: Meddler) -> np.ndarray:
     """The last record that went in."""
-    from privlib.trusted.protocol import decode
-
     records = [decode(payload) for payload in host.sent]
     return [each.arrays["data"] for each in records if each.kind == "record"][-1]
 
@@ -134,6 +132,7 @@ ON_THE_WAY_IN: dict[str, tuple[Callable[[Message, Meddler], np.ndarray], str]] =
     "flips a bit of the header": (lambda message, _: flip(message.arrays["data"], 0), "RecordFormatError"),
     "replays a record": (lambda _, host: last(host), "ReplayError"),
     "cuts a record": (lambda message, _: message.arrays["data"][:-1], "TruncationError"),
+    "puts bytes behind it": (lambda message, _: np.append(message.arrays["data"], np.uint8(0)), "RecordFormatError"),
     "sends nothing": (lambda message, _: message.arrays["data"][:0], "TruncationError"),
 }
 

@@ -76,7 +76,7 @@ def test_the_enclave_is_what_the_image_says(image: EnclaveImage, staged: tuple[P
     sgx = staged[1]["sgx"]
     assert (sgx["debug"], sgx["remote_attestation"]) == (False, "dcap")
     assert (sgx["isvprodid"], sgx["isvsvn"]) == (image.signature.product_id, image.signature.svn)
-    assert sgx["max_threads"] == 2 + 4
+    assert sgx["max_threads"] == 2 + 5
     size = int(sgx["enclave_size"].removesuffix("M")) << 20
     assert size >= image.configuration["memory_bytes"] and size & (size - 1) == 0
     level = json.loads(image.file("artifact/manifest.json").read())["level"]

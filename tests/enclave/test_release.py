@@ -62,7 +62,7 @@ def test_it_is_verified_from_its_file(issued: Release, training_policy: QuotePol
     for name, value in issued.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], value)
     (claim,) = found.datasets
-    assert [event.steps for event in claim.events] == [3] and claim.epsilon <= claim.terms.epsilon == 8.0
+    assert [event.steps for event in claim.events] == [3] and claim.epsilon <= 8.0 == claim.terms.epsilon
 
 
 def paths(value: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -32,7 +32,7 @@ _DEVICE = Path("/dev/sgx_enclave")
 _OF_GRAMINE = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2")
 _RUNTIME = "{{ gramine.runtimedir() }}"
 _SPARE_BYTES = 1 << 30  # library OS, Python, packages
-_HELPER_THREADS = 4  # Gramine's own
+_HELPER_THREADS = 5  # Gramine's own, and the one that listens
 _MRENCLAVE_AT = 960  # in SIGSTRUCT, Intel SDM 3D, table 38-21
 
 
