@@ -15,7 +15,6 @@ from privlib.trusted import channel
 from privlib.trusted.binding import NONCE_BYTES
 from privlib.trusted.channel_errors import HandshakeError
 from privlib.trusted.records import TO_CLIENT, TO_ENCLAVE, Opener, Sealer
-from privlib.trusted.stream import MessageStream, Transport, receive_frame, send_frame
 
 
 class Initiator:
@@ -51,20 +50,3 @@ class Initiator:
             signature = self._identity.sign(channel.signed_by_client(keys.transcript))
         finish = channel.encode_finish(signature, keys.confirmation)
         return finish, Sealer(*keys.to_enclave, TO_ENCLAVE), Opener(*keys.to_client, TO_CLIENT), verdict
-
-
-def open_channel(
-    transport: Transport,
-    policy: QuotePolicy,
-    collateral: str | None = None,
-    now: float | None = None,
-    purpose: str = "",
-    identity: Ed25519PrivateKey | None = None,
-) -> tuple[MessageStream, VerifiedQuote]:
-    """Open a channel to the enclave at the other end of `transport`; raises what `Initiator.verify` raises."""
-    initiator = Initiator(purpose, identity)
-    send_frame(transport, initiator.hello)
-    answer = receive_frame(transport, channel.MAXIMUM_MESSAGE)
-    finish, sealer, opener, verdict = initiator.verify(answer, policy, collateral, now)
-    send_frame(transport, finish)
-    return MessageStream(transport, sealer, opener), verdict

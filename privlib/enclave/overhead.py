@@ -9,7 +9,8 @@ import numpy as np
 
 from privlib.enclave.session import Session
 from privlib.trusted import CompiledModel, TrainingStep
-from privlib.trusted.epoch import EpochRequest, run_epoch
+from privlib.trusted.epoch import TrainRequest, run_epoch
+from privlib.trusted.examples import Examples
 
 _REST_SECONDS = 0.05  # until the other process's threads have stopped spinning
 
@@ -48,20 +49,20 @@ def training_overhead(
     outside: TrainingStep,
     images: np.ndarray,
     labels: np.ndarray,
-    request: EpochRequest,
+    request: TrainRequest,
     repetitions: int = 5,
 ) -> Overhead:
-    """Epochs by `request` on the same dataset, which is loaded inside beforehand. Images are counted as run: every
-    update runs `request.physical_batches` whole batches."""
-    session.load(images, labels)
-    wanted = (request.steps, request.sample_rate, request.physical_batches, request.learning_rate)
+    """Epochs by `request` on the same examples, which it names and which were provisioned inside beforehand; inside,
+    charging and the certificate are included. Images are counted as run: every update runs `request.physical_batches`
+    whole batches."""
+    examples = Examples([(images, labels)])
     count = request.steps * request.physical_batches * outside.batch_size
 
     def inside_epoch() -> None:
-        session.train(*wanted)
+        session.train(request)
 
     def outside_epoch() -> None:
-        run_epoch(outside, images, labels, request)
+        run_epoch(outside, examples, request)
 
     return _take_turns(inside_epoch, outside_epoch, repetitions, count)
 

@@ -43,7 +43,8 @@ def files() -> dict[str, str]:
     """Module name → file, of the modules loaded from files."""
     found = {}
     for name, module in sys.modules.items():
-        specification = getattr(module, "__spec__", None)
+        # cryptography puts modules behind wrappers that warn of old names; those have no specification of their own.
+        specification = getattr(getattr(module, "_module", module), "__spec__", None)
         if specification is not None and specification.has_location and name != "__main__":
             found[name] = specification.origin
     return found
@@ -55,9 +56,10 @@ def main(roots: list[str]) -> None:
     sys.meta_path[-1] = Finder(sys.meta_path[-1])  # the last one looks along the path
     sys.path += roots
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from privlib.trusted import runtime, worker  # noqa: F401
+    from privlib.trusted import first_use, runtime, worker  # noqa: F401
 
     runtime.tvm_runtime()
+    first_use.use_everything()
     after = {name: file for name, file in files().items() if name not in bootstrap}
     mapped = code_files()
     import json

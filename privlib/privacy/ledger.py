@@ -1,15 +1,16 @@
-"""The ledger as users meet it: `privlib.trusted.ledger`'s file, with ε from the tight accountant."""
+"""The ledger as users meet it: `privlib.trusted.ledger_file`, with ε from the tight accountant."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from privlib.privacy.accounting import Epsilon, accounted
 from privlib.trusted.events import Event
-from privlib.trusted.ledger import Budget, EventLedger
+from privlib.trusted.ledger import Budget
+from privlib.trusted.ledger_file import EventLedger
 
 
 class PrivacyLedger(EventLedger):
-    """Opens or begins the ledger at `path`; see `privlib.trusted.ledger` for the file and what is refused.
+    """Opens or begins the ledger at `path`; see `privlib.trusted.ledger_file` for the file and what is refused.
 
     epsilon and delta: the budget of a new ledger; without epsilon there is no limit (delta is then what `epsilon()`
     is asked at). accountant: "pld" or "rdp". An existing ledger keeps its budget.

@@ -64,21 +64,32 @@ def _parser() -> argparse.ArgumentParser:
 
     quote = commands.add_parser("verify-quote", help="verify an SGX or TDX quote, and say what it claims")
     quote.add_argument("file", metavar="FILE", help="the quote, as bytes or as hexadecimal text")
-    quote.add_argument("--collateral", metavar="FILE", help="JSON (default: fetched from Intel's service)")
-    quote.add_argument("--time", type=int, metavar="SECONDS", help="Unix time of verification (default: now)")
-    quote.add_argument("--root", metavar="FILE", help="certificate of another root to trust than Intel's, PEM or DER")
-    quote.add_argument("--measurement", action="append", default=[], metavar="HEX", help="accepted MRENCLAVE or MRTD")
-    quote.add_argument("--signer", action="append", default=[], metavar="HEX", help="accepted MRSIGNER")
-    quote.add_argument("--product", type=int, metavar="N", help="accepted ISVPRODID")
-    quote.add_argument("--minimum-svn", type=int, default=0, metavar="N", help="least ISVSVN")
-    quote.add_argument("--platform", action="append", default=[], metavar="HEX", help="accepted PPID")
+    _add_policy(quote)
     quote.add_argument("--report-data", metavar="HEX", help="expected report data, 64 bytes")
-    quote.add_argument("--accept-status", action="append", default=[], metavar="STATUS", help="beside UpToDate")
     quote.set_defaults(command=_verify_quote)
+
+    release = commands.add_parser("verify-release", help="verify a trained model's certificate, and say what it claims")
+    release.add_argument("file", metavar="FILE", help="what Release.save wrote")
+    _add_policy(release)
+    release.add_argument("--pld", action="store_true", help="also derive the tighter ε from the events (takes longer)")
+    release.set_defaults(command=_verify_release)
 
     status = commands.add_parser("status", help="what is cached, compiled and run")
     status.set_defaults(command=_status)
     return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    """What is accepted of a quote, and what it is verified with."""
+    parser.add_argument("--collateral", metavar="FILE", help="JSON (default: what came with it, or Intel's service)")
+    parser.add_argument("--time", type=int, metavar="SECONDS", help="Unix time of verification (default: now)")
+    parser.add_argument("--root", metavar="FILE", help="certificate of another root to trust than Intel's, PEM or DER")
+    parser.add_argument("--measurement", action="append", default=[], metavar="HEX", help="accepted MRENCLAVE or MRTD")
+    parser.add_argument("--signer", action="append", default=[], metavar="HEX", help="accepted MRSIGNER")
+    parser.add_argument("--product", type=int, metavar="N", help="accepted ISVPRODID")
+    parser.add_argument("--minimum-svn", type=int, default=0, metavar="N", help="least ISVSVN")
+    parser.add_argument("--platform", action="append", default=[], metavar="HEX", help="accepted PPID")
+    parser.add_argument("--accept-status", action="append", default=[], metavar="STATUS", help="beside UpToDate")
 
 
 def _positive(text: str) -> int:
@@ -166,6 +177,12 @@ def _verify_quote(options: argparse.Namespace) -> int:
     from privlib.suite import quotes
 
     return quotes.verify(options)
+
+
+def _verify_release(options: argparse.Namespace) -> int:
+    from privlib.suite import releases
+
+    return releases.verify(options)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -21,19 +21,16 @@ def verify(options: argparse.Namespace) -> int:
     from privlib.enclave.refusals import PolicyError
     from privlib.enclave.verify import verify_quote
 
-    policy = _policy(options)
+    asked = policy(options)
     quote = _quote(_read(options.file))
-    collateral = None
-    if options.collateral is not None:
-        collateral = _read(options.collateral).decode("utf-8", errors="replace")
     try:
-        verdict = verify_quote(quote, policy, collateral, options.time)
+        verdict = verify_quote(quote, asked, collateral(options), options.time)
     except PolicyError as error:
         if error.verdict is not None:
-            print(text(error.verdict, policy))
+            print(text(error.verdict, asked))
             print(f"{'verdict':<14}REFUSED")
         raise
-    print(text(verdict, policy))
+    print(text(verdict, asked))
     print(f"{'verdict':<14}accepted")
     return 0
 
@@ -63,7 +60,8 @@ def text(verdict: "VerifiedQuote", policy: "QuotePolicy") -> str:
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 
 
-def _policy(options: argparse.Namespace) -> "QuotePolicy":
+def policy(options: argparse.Namespace) -> "QuotePolicy":
+    """What the options accept."""
     from privlib.enclave.policy import QuotePolicy
 
     return QuotePolicy(
@@ -73,10 +71,15 @@ def _policy(options: argparse.Namespace) -> "QuotePolicy":
         product_id=options.product,
         minimum_svn=options.minimum_svn,
         tcb_statuses=frozenset({"UpToDate", *options.accept_status}),
-        report_data=None if options.report_data is None else _bytes("--report-data", options.report_data),
+        report_data=_bytes("--report-data", options.report_data) if getattr(options, "report_data", None) else None,
         platforms=frozenset(_bytes("--platform", each) for each in options.platform) if options.platform else None,
         root=None if options.root is None else _certificate(options.root),
     )
+
+
+def collateral(options: argparse.Namespace) -> str | None:
+    """The text of --collateral, or None."""
+    return None if options.collateral is None else _read(options.collateral).decode("utf-8", errors="replace")
 
 
 def _certificate(path: str) -> bytes:

@@ -40,11 +40,13 @@ class ArtifactError(PrivlibError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact read and checked: its folder, its manifest, its code (a private copy: what was checked is what is
-    loaded), and its parameters (a private copy, mapped, in calling order)."""
+    """An artifact read and checked: its folder, its manifest with the SHA-256 of its file (which covers the others),
+    its code (a private copy: what was checked is what is loaded), and its parameters (a private copy, mapped, in
+    calling order)."""
 
     path: Path
     manifest: Mapping[str, Any]
+    digest: str
     library: PrivateFile
     parameters: tuple[np.ndarray, ...]
 
@@ -120,7 +122,8 @@ def read(path: Path | str, guarded: bool = False) -> Artifact:
     """
     folder = Path(path)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
     except FileNotFoundError:
         raise ArtifactError(
             f"{folder} is not an artifact: it has no {MANIFEST}; export one with CompiledModel.export(path)"
@@ -136,7 +139,7 @@ def read(path: Path | str, guarded: bool = False) -> Artifact:
         packed.close()
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is malformed ({error!r}); export the model again") from error
-    return Artifact(folder, manifest, library, parameters)
+    return Artifact(folder, manifest, hashlib.sha256(text).hexdigest(), library, parameters)
 
 
 def _private(path: Path, expected: Mapping[str, Any], guarded: bool) -> PrivateFile:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # x86-64, arch/x86/entry/syscalls/syscall_64.tbl
 NUMBERS = {
     "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigreturn": 15, "readv": 19, "writev": 20,
-    "sched_yield": 24, "mremap": 25, "madvise": 28, "exit": 60, "futex": 202, "restart_syscall": 219,
+    "sched_yield": 24, "mremap": 25, "madvise": 28, "getpid": 39, "exit": 60, "futex": 202, "restart_syscall": 219,
     "clock_gettime": 228, "exit_group": 231, "getrandom": 318,
 }  # fmt: skip
 KILL, ALLOW = 0x80000000, 0x7FFF0000

@@ -15,7 +15,7 @@ dropped, so that keys found later open nothing recorded earlier.
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from privlib.trusted.binding import NONCE_BYTES, encode, report_data
 from privlib.trusted.channel_errors import ClientError, HandshakeError
 from privlib.trusted.records import IV_BYTES, KEY_BYTES, TO_CLIENT, TO_ENCLAVE, Opener, Sealer
-from privlib.trusted.stream import MessageStream, Transport, receive_frame, send_frame
 
 PURPOSE = "privlib channel"
 SHARE_BYTES, IDENTITY_BYTES, SIGNATURE_BYTES, CONFIRMATION_BYTES = 32, 32, 64, 32
@@ -129,21 +128,6 @@ class Responder:
         if self._step != step:
             raise HandshakeError(f"handshake: {step} came where {self._step} was due; begin a new handshake")
         self._step = "nothing"
-
-
-def accept_channel(
-    transport: Transport, quote: Callable[[bytes], bytes], clients: Collection[bytes] | None = None
-) -> tuple[MessageStream, bytes | None]:
-    """Let one client in: the open channel, and the client's identity if it proved one.
-
-    quote: makes a quote over 64 bytes of report data, by whatever the platform has for it. Raises what `Responder`
-    raises.
-    """
-    responder = Responder(clients)
-    report = responder.begin(receive_frame(transport, MAXIMUM_MESSAGE))
-    send_frame(transport, responder.answer(quote(report)))
-    sealer, opener = responder.finish(receive_frame(transport, _FINISH.size))
-    return MessageStream(transport, sealer, opener), responder.client
 
 
 def read_hello(data: bytes) -> Hello:

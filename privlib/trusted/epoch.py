@@ -7,30 +7,43 @@ dp-accounting's TruncatedSubsampledGaussianDpEvent).
 """
 
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
+from privlib.errors import PrivlibError
+from privlib.trusted.events import Event
+from privlib.trusted.examples import Examples
+from privlib.trusted.sampling import PoissonSampler
+from privlib.trusted.sensitivity import effective_noise_multiplier
 from privlib.trusted.training import TrainingError, TrainingStep
 
 MAXIMUM_STEPS = 1_000_000
-_FULL = 1 << 64
+MAXIMUM_DATASETS = 256
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+class CancelledError(PrivlibError):
+    """Training was told to stop: the charge stands, and nothing was released."""
 
 
 @dataclass(frozen=True)
-class EpochRequest:
-    """steps: updates; sample_rate: each example's chance to be in one; physical_batches: run in each update;
-    learning_rate: None for the artifact's."""
+class TrainRequest:
+    """datasets: SHA-256 of the ciphertexts, hexadecimal; steps: updates; sample_rate: each example's chance to be in
+    one; physical_batches: of the artifact's size, run in each update whatever was drawn; learning_rate: None for the
+    artifact's. Raises TrainingError."""
 
+    datasets: tuple[str, ...]
     steps: int
     sample_rate: float
     physical_batches: int
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        names = self.datasets
+        if not isinstance(names, tuple) or not 1 <= len(names) <= MAXIMUM_DATASETS or len(set(names)) != len(names):
+            raise TrainingError(f"datasets must be from 1 to {MAXIMUM_DATASETS} different digests, got {names!r:.80}")
+        if any(not isinstance(each, str) or len(each) != 64 or not set(each) <= _HEXADECIMAL for each in names):
+            raise TrainingError("datasets are named by the SHA-256 of their ciphertext, 64 hexadecimal digits")
         if type(self.steps) is not int or not 1 <= self.steps <= MAXIMUM_STEPS:
             raise TrainingError(f"steps must be a whole number from 1 to {MAXIMUM_STEPS}, got {self.steps!r}")
         if type(self.physical_batches) is not int or not 1 <= self.physical_batches <= 2**20:
@@ -42,45 +55,33 @@ class EpochRequest:
             raise TrainingError(f"learning_rate must be a finite number from 0, got {rate!r}")
 
 
-def run_epoch(step: TrainingStep, images: np.ndarray, labels: np.ndarray, request: EpochRequest) -> dict[str, Any]:
-    """Train; returns the event to be accounted, which depends on nothing but the request and the artifact.
+def sampler(step: TrainingStep, examples: Examples, request: TrainRequest) -> PoissonSampler:
+    """What draws the epoch's samples."""
+    return PoissonSampler(len(examples), request.sample_rate, step.batch_size, request.physical_batches)
 
-    images float32 (N, *input_shape), labels int64 (N,). Raises TrainingError before the first update where the step's
-    noise does not come from the operating system's randomness.
+
+def event(step: TrainingStep, examples: Examples, request: TrainRequest) -> Event:
+    """What the epoch costs each of its datasets; it depends on nothing but the artifact, the request and how many
+    examples there are.
+
+    Raises TrainingError where the step's noise does not come from the operating system's randomness.
     """
-    privacy = step.privacy
-    if privacy is not None and privacy["noise_multiplier"] > 0 and not step.private:
+    noise = effective_noise_multiplier(step)
+    if noise > 0 and not step.private:
         raise TrainingError("the noise has a key that somebody knows; nothing trained with it may leave an enclave")
-    capacity = request.physical_batches * step.batch_size
-    for rows, mask in samples(len(images), request, capacity):
-        step.accumulate(images[rows], labels[rows], mask)
+    return sampler(step, examples, request).event(noise, request.steps)
+
+
+def run_epoch(
+    step: TrainingStep, examples: Examples, request: TrainRequest, cancelled: Callable[[], bool] = lambda: False
+) -> None:
+    """Train, once `event` has been charged. Raises CancelledError after an update, when `cancelled` says so."""
+    draws = sampler(step, examples, request)
+    for done in range(request.steps):
+        if cancelled():
+            raise CancelledError(
+                f"cancelled after {done} of {request.steps} updates; all of them stay charged, nothing was released"
+            )
+        for batch in draws.draw():
+            step.accumulate(*examples.take(batch.indices), batch.mask)
         step.update(request.learning_rate)
-    return {
-        "mechanism": "Gaussian, truncated Poisson sampling" if step.private else "none",
-        "steps": request.steps,
-        "sample_rate": request.sample_rate,
-        "maximum_batch": capacity,
-        "noise_multiplier": privacy["noise_multiplier"] if privacy else 0.0,
-        "max_grad_norm": privacy["max_grad_norm"] if privacy else None,
-        "expected_batch_size": privacy["expected_batch_size"] if privacy else None,
-        "neighbours": "one example added or removed",
-    }
-
-
-def samples(count: int, request: EpochRequest, capacity: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each update rows int64 (capacity,) of `count` examples, and which of them count, bool (capacity,).
-
-    Every example is in with probability ⌊q·2⁶⁴⌋/2⁶⁴, drawn from the operating system's randomness.
-    """
-    for _ in range(request.steps):
-        below = min(math.floor(request.sample_rate * _FULL), _FULL)
-        drawn = np.arange(count) if below == _FULL else np.flatnonzero(_uniform(count) < np.uint64(below))
-        if len(drawn) > capacity:
-            drawn = drawn[np.argsort(_uniform(len(drawn)), kind="stable")[:capacity]]
-        rows, mask = np.zeros(capacity, np.int64), np.zeros(capacity, bool)
-        rows[: len(drawn)], mask[: len(drawn)] = drawn, True
-        yield rows, mask
-
-
-def _uniform(count: int) -> np.ndarray:
-    return np.frombuffer(os.urandom(8 * count), np.uint64)

@@ -1,31 +1,24 @@
-"""What a dataset has paid: an append-only file of events, written durably before anything they pay for is computed.
+"""What a dataset has paid: a list of events, each charged before anything it pays for is computed.
 
 One record a line, canonical JSON after its SHA-256, each covering the record before it:
 
     <sha256 of (sha256 of the line before ‖ JSON), hex> {"event": {…}}
 
-The first record is {"ledger": 1, "budget": {…} or null, "id": random}. `charge` returns only after the line and, at
-creation, the folder's entry have reached the disk (fsync); a step whose charge has not returned must not run.
+The first record is {"ledger": 1, "budget": {…} or null, "id": random}. Where the lines lie is a subclass's matter: in a
+file (`privlib.trusted.ledger_file`), or sealed by an enclave (`privlib.trusted.sealed_ledger`). Either way `charge`
+returns only once the line is where no crash can lose it; a step whose charge has not returned must not run.
 
-- A crash while a line is written leaves a torn last line. No charge that was torn has returned, so nothing it stands
-  for ran; it is counted all the same, as one more charge, of the largest size so far, of every kind of event so far, in
-  a line {"torn": …, "counted": […]} that names the torn bytes. The total never falls.
-- Anything else that does not fit the chain is damage: refused, not repaired.
-- One process at a time holds the file (flock); a second one, or a forked child, is refused.
-- Cutting whole lines off the end, or putting back an old copy, leaves a ledger that fits. Who keeps `position` of an
-  earlier time (a checkpoint, a monotonic counter) finds out: `require` refuses a ledger that does not begin with it.
+A line that was torn by a crash is counted by the next one, {"torn": …, "counted": […]}; anything else that does not fit
+the chain is damage: refused, not repaired.
 """
 
-import fcntl
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from privlib.errors import PrivlibError
 from privlib.trusted import renyi
@@ -65,33 +58,21 @@ class Position:
     sha256: str
 
 
-class EventLedger:
-    """A ledger opened for charging. Context manager; `close` gives the lock back.
+class Ledger(ABC):
+    """An account that is open for charging, whatever keeps its lines.
 
-    budget: for a new ledger (None: no limit). An existing one keeps its own; another one is refused. Its ε is the
-    bound of `privlib.trusted.renyi`; a subclass may have a tighter one. Raises LedgerError.
+    Its ε is the bound of `privlib.trusted.renyi`; a subclass may have a tighter one.
     """
 
-    def __init__(self, path: Path | str, budget: Budget | None = None) -> None:
-        self.path, self._pid = Path(path), os.getpid()
-        if not self.path.exists():
-            _create(self.path, budget)
-        self._file = open(self.path, "a+b")  # noqa: SIM115 - held open as long as the ledger is
-        try:
-            self._lock()
-            self._file.seek(0)
-            found = parse(self.path, self._file.read())
-            if budget is not None and budget != found.budget:
-                raise LedgerError(f"{self.path} has the budget {found.budget}, not {budget}; a ledger keeps its budget")
-            self.id, self.budget, self._hashes, self._charged = found.id, found.budget, found.hashes, found.events
-            self._room: dict[Event, int] = {}
-            if found.unfinished:
-                self._write(b"\n")
-            if found.torn:
-                self._count_torn(found.torn)
-        except BaseException:
-            self._file.close()
-            raise
+    def __init__(self, name: str, found: "Contents") -> None:
+        """name: of the ledger, in errors."""
+        self._name = name
+        self.id, self.budget, self._hashes, self._charged = found.id, found.budget, found.hashes, found.events
+        self._room: dict[Event, int] = {}
+
+    @abstractmethod
+    def _write(self, line: bytes) -> None:
+        """Put a line behind the others, so that no crash loses it. Raises PrivlibError."""
 
     def bound(self, events: Sequence[Event], delta: float) -> float:
         """ε of events at δ, by which the budget is kept."""
@@ -101,7 +82,7 @@ class EventLedger:
         """What all events so far cost, at the budget's δ unless another is given."""
         if delta is None:
             if self.budget is None:
-                raise LedgerError(f"{self.path} has no budget, so no δ of its own; give delta")
+                raise LedgerError(f"{self._name} has no budget, so no δ of its own; give delta")
             delta = self.budget.delta
         return self.bound(self.events, delta)
 
@@ -125,7 +106,7 @@ class EventLedger:
         known = self._hashes[earlier.lines - 1] if 0 < earlier.lines <= len(self._hashes) else None
         if earlier.ledger != self.id or known != earlier.sha256:
             raise LedgerError(
-                f"{self.path} is not the ledger of the checkpoint, or an older copy of it: spending would be "
+                f"{self._name} is not the ledger of the checkpoint, or an older copy of it: spending would be "
                 "forgotten. Put back the newest ledger, or begin anew with a new budget"
             )
 
@@ -151,10 +132,8 @@ class EventLedger:
         """Write the event, durably. Only then may its steps run.
 
         Raises BudgetError, and charges nothing, where the budget has no room; EventError where the event's
-        neighbouring relation is not that of the others; LedgerError after a failed write or in a forked child.
+        neighbouring relation is not that of the others; LedgerError, or what keeps the lines raises.
         """
-        if os.getpid() != self._pid or self._file.closed:
-            raise LedgerError(f"{self.path} is closed, or was opened by another process; open it where it is used")
         neighbouring_of([*self._charged, event])
         if not event.steps:
             return
@@ -169,47 +148,10 @@ class EventLedger:
         self._charged.append(event)
         self._room = {kind: left - event.steps for kind, left in self._room.items() if kind == event.kind}
 
-    def close(self) -> None:
-        """Give the lock back; charging ends."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LedgerError(
-                f"{self.path} is in use by another process; one at a time may charge it, so that none is forgotten"
-            ) from None
-
-    def _count_torn(self, torn: Sequence[bytes]) -> None:
-        largest: dict[Event, Event] = {}
-        for event in self._charged:
-            largest[event.kind] = max(event, largest.get(event.kind, event), key=lambda each: each.steps)
-        counted = list(largest.values()) * len(torn)
-        self._append({"torn": _digest(torn), "counted": [event.to_json() for event in counted]})
-        self._charged += counted
-
     def _append(self, record: Any) -> None:
-        line, digest = _line(record, self._hashes[-1])
+        line, digest = line_of(record, self._hashes[-1])
         self._write(line)
         self._hashes.append(digest)
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.close()  # what is on disk is not known: a reader will count a torn line
-            raise LedgerError(f"{self.path} could not be written ({error}); nothing may run on this charge") from error
 
 
 @dataclass(frozen=True)
@@ -225,7 +167,7 @@ class Contents:
     unfinished: bool
 
 
-def parse(path: Path, data: bytes) -> Contents:
+def parse(name: object, data: bytes) -> Contents:
     """Check and read all of a ledger. Raises LedgerError naming the line that does not fit."""
     *lines, rest = data.split(b"\n")
     hashes: list[str] = []
@@ -240,7 +182,7 @@ def parse(path: Path, data: bytes) -> Contents:
                 continue
             if record is None:
                 raise ValueError("it has not the form of a ledger")
-            if torn and record.get("torn") != _digest(torn):
+            if torn and record.get("torn") != digest_of_torn(torn):
                 raise ValueError("the line before is damaged")
             torn = []
             if header is None:
@@ -248,50 +190,34 @@ def parse(path: Path, data: bytes) -> Contents:
             else:
                 events += [Event.from_json(each) for each in record.get("counted", [record.get("event")])]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise LedgerError(f"{path}, line {number}: damaged, or not a ledger ({error}); put back a copy") from error
+            raise LedgerError(f"{name}, line {number}: damaged, or not a ledger ({error}); put back a copy") from error
         hashes.append(line[:64].decode())
     if header is None:
-        raise LedgerError(f"{path} is empty, not a ledger; choose another path, or put back a copy")
+        raise LedgerError(f"{name} is empty, not a ledger; choose another path, or put back a copy")
     return Contents(*header, hashes, events, torn, bool(rest))
 
 
-def read_events(path: Path | str) -> tuple[Budget | None, list[Event]]:
-    """Budget and events (one a kind) of a ledger, also of one in use. Raises LedgerError."""
-    found = parse(Path(path), Path(path).read_bytes())
-    return found.budget, merged(found.events)
-
-
-def _create(path: Path, budget: Budget | None) -> None:
-    """A ledger of one line, there whole or not at all, and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def first_line(budget: Budget | None) -> bytes:
+    """What a new ledger begins with."""
     record = {"ledger": FORMAT, "budget": asdict(budget) if budget else None, "id": os.urandom(16).hex()}
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(_line(record, "")[0])
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another process was faster: its ledger counts
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return line_of(record, "")[0]
+
+
+def line_of(record: Any, before: str) -> tuple[bytes, str]:
+    """A record's line, and its SHA-256 in hexadecimal. before: that of the line before it."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256((before + text).encode()).hexdigest()
+    return f"{digest} {text}\n".encode(), digest
+
+
+def digest_of_torn(torn: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(torn)).hexdigest()
 
 
 def _header(record: dict[str, Any]) -> tuple[str, Budget | None]:
     if record["ledger"] != FORMAT:
         raise ValueError(f"format {record['ledger']!r}, this version reads {FORMAT}")
     return str(record["id"]), Budget(**record["budget"]) if record["budget"] else None
-
-
-def _line(record: Any, before: str) -> tuple[bytes, str]:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256((before + text).encode()).hexdigest()
-    return f"{digest} {text}\n".encode(), digest
 
 
 def _record(line: bytes, before: str) -> dict[str, Any] | None:
@@ -306,10 +232,6 @@ def _record(line: bytes, before: str) -> dict[str, Any] | None:
     if hashlib.sha256(before.encode() + text).hexdigest().encode() != digest:
         raise ValueError("it does not follow from the line before")
     return record
-
-
-def _digest(torn: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"\n".join(torn)).hexdigest()
 
 
 def _largest(fits: Callable[[int], bool], most: int, near: int = 0) -> int:

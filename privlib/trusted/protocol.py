@@ -4,7 +4,7 @@ frame     length u32, little-endian, then that many bytes; at most a limit that 
 message   length u32 of the head; head, JSON in UTF-8: {"kind", "fields": {name: value}, "arrays": [[name, dtype,
           shape]]}; the arrays' bytes, raw, little-endian, in this order, and nothing after them
 
-`Stream` moves frames; what encrypts them goes around it and keeps its two methods.
+`Stream` moves frames; `privlib.trusted.conversation` encrypts messages that are carried in others.
 """
 
 import json
@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -34,20 +34,18 @@ class ClosedError(PrivlibError):
     """The other end is gone, between two frames or within one."""
 
 
-class Transport(Protocol):
-    """Moves whole payloads, in order."""
-
-    def send(self, parts: Sequence[Buffer]) -> None: ...
-
-    def receive(self) -> Buffer: ...
-
-
 class Stream:
-    """Frames over a pair of descriptors (a socket, or two pipes). Counts what passes: frames and bytes each way."""
+    """Frames over a pair of descriptors (a socket, or two pipes). Counts what passes: frames and bytes each way, and
+    the system calls that moved them."""
 
     def __init__(self, incoming: int, outgoing: int, maximum: int = MAXIMUM_FRAME) -> None:
         self._incoming, self._outgoing, self._maximum = incoming, outgoing, maximum
-        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
+        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = self.system_calls = 0
+
+    @property
+    def incoming(self) -> int:
+        """The descriptor that is read; -1 once closed."""
+        return self._incoming
 
     def close(self) -> None:
         """From now on everything raises ClosedError. The descriptors belong to whoever gave them: their numbers may be
@@ -64,6 +62,7 @@ class Stream:
         while rest:
             if self._outgoing < 0:
                 raise ClosedError("this end is closed")
+            self.system_calls += 1
             try:
                 written = os.writev(self._outgoing, rest)
             except (BrokenPipeError, ConnectionResetError):
@@ -92,6 +91,7 @@ class Stream:
         while rest:
             if self._incoming < 0:
                 raise ClosedError("this end is closed")
+            self.system_calls += 1
             try:
                 count = os.readv(self._incoming, [rest])
             except ConnectionResetError:

@@ -21,8 +21,9 @@ _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
 _LANDLOCK_ABI = 4  # the first that covers TCP beside files
 _PROT_EXEC = 4
 _SET_MODE_FILTER, _TSYNC = 1, 1
+# getpid: OpenSSL looks before every random number whether the process was forked.
 _PLAIN = ("munmap", "brk", "rt_sigreturn", "sched_yield", "mremap", "madvise", "exit", "futex", "restart_syscall",
-          "clock_gettime", "exit_group", "getrandom")  # fmt: skip
+          "clock_gettime", "exit_group", "getpid", "getrandom")  # fmt: skip
 
 
 def _result(returned: int) -> str:

@@ -1,11 +1,10 @@
-"""Messages over a byte stream: plain frames before the keys are agreed, sealed messages of any size after.
+"""Messages of any size over a byte stream, sealed record by record.
 
 The transport is any raw stream with `readinto` and `write` (an `io.FileIO` on a pipe or socket, `socket.makefile("rwb",
 buffering=0)`), so that an enclave behind a system-call filter needs read and write alone. Bulk data is not copied on
 the way out, and at most the first record is on the way in: records are deciphered into the message's final place.
 """
 
-import struct
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -23,7 +22,6 @@ from privlib.trusted.records import (
     read_header,
 )
 
-_FRAME = struct.Struct(">I")
 _Result = TypeVar("_Result")
 
 
@@ -33,19 +31,6 @@ class Transport(Protocol):
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
     def write(self, data: Buffer, /) -> int | None: ...
-
-
-def send_frame(transport: Transport, data: bytes) -> None:
-    """One handshake message, in the clear, behind its length (u32)."""
-    _write_all(transport, memoryview(_FRAME.pack(len(data)) + data))
-
-
-def receive_frame(transport: Transport, limit: int) -> bytes:
-    """A handshake message. Raises LimitError for one longer than `limit` (before it is read), TruncationError."""
-    (length,) = _FRAME.unpack(_read(transport, _FRAME.size))
-    if length > limit:
-        raise LimitError(f"a handshake message of {length} bytes, at most {limit} are taken")
-    return bytes(_read(transport, length))
 
 
 class MessageStream:

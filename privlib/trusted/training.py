@@ -130,6 +130,11 @@ class TrainingStep:
         return self._artifact.manifest
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the artifact's manifest, hexadecimal, which covers its code and its first parameters."""
+        return self._artifact.digest
+
+    @property
     def steps(self) -> int:
         """Updates made so far."""
         return self._steps

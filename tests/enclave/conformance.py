@@ -1,20 +1,34 @@
 """What every platform must do, whatever it is made of: one suite, run against each."""
 
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from privlib.enclave.errors import EnclaveDied, ImageError, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import Platform
+from privlib.enclave.policy import QuotePolicy
+from privlib.enclave.release import verify_release
 from privlib.enclave.signer import Signature
+from privlib.enclave.state import StateStore
+from privlib.enclave.verify import verify_quote
 from privlib.trusted import CompiledModel
+from privlib.trusted.platform import IDENTITY
 from privlib.trusted.protocol import Message
+from privlib.trusted.terms import Terms
+from tests.enclave.providers import Provider, request
 
 
 class PlatformConformance:
     """Subclass it with fixtures `platform`, `image` (an inference image it can start), `training_image` and `model`
-    (the artifact of `image`, loaded outside)."""
+    (the artifact of `image`, loaded outside). root: gives the certificate that its quotes hang from; None where it has
+    no quotes."""
+
+    root: Callable[[], bytes] | None = None
 
     @pytest.fixture
     def platform(self) -> Platform:
@@ -33,14 +47,24 @@ class PlatformConformance:
         x = np.random.default_rng(1).standard_normal((5, *model.input_shape)).astype(np.float32)
         with launch(image, platform) as enclave:
             assert enclave.alive and enclave.report.platform == platform.name and enclave.report.seconds > 0
-            np.testing.assert_array_equal(enclave.connect().infer(x), model.run(x))
+            np.testing.assert_array_equal(enclave.connect(None).infer(x), model.run(x))
         assert not enclave.alive
 
-    def test_it_trains(self, platform: Platform, training_image: EnclaveImage) -> None:
-        with launch(training_image, platform) as enclave, enclave.connect() as session:
-            session.load(np.zeros((9, 3, 32, 32), np.float32), np.arange(9))
-            release = session.train(2, 0.5, 1)
-            assert release.event["steps"] == 2 == session.status()["updates"]
+    def test_it_attests_and_trains_under_its_providers_terms(
+        self, platform: Platform, training_image: EnclaveImage, state: StateStore, tmp_path: Path
+    ) -> None:
+        if self.root is None:
+            pytest.skip("nothing attests here: stand-ins have no hardware behind them")
+        provider = Provider(tmp_path / "data", 9, Terms(1e6))
+        with launch(training_image, platform, state=state) as enclave:
+            policy = QuotePolicy(measurements=frozenset({enclave.measurement}), root=self.root())
+            nonce = secrets.token_bytes(32)
+            verify_quote(enclave.quote(nonce), policy.fresh(b"", nonce, IDENTITY), enclave.collateral)
+            with enclave.connect(policy) as session:
+                assert provider.release_to(session) == 9
+                release = session.train(request(provider))
+                assert session.status()["updates"] == 2
+            assert verify_release(release.encode(), policy).updates == 2
             assert all(np.isfinite(value).all() for value in release.parameters.values())
 
     def test_it_measures(self, platform: Platform, image: EnclaveImage, training_image: EnclaveImage) -> None:
@@ -52,21 +76,21 @@ class PlatformConformance:
 
     def test_enclaves_do_not_share_anything(self, platform: Platform, training_image: EnclaveImage) -> None:
         with launch(training_image, platform) as one, launch(training_image, platform) as other:
-            one.connect().load(np.zeros((9, 3, 32, 32), np.float32), np.arange(9))
-            assert (one.connect().status()["rows"], other.connect().status()["rows"]) == (9, 0)
+            assert one.connect(None).status()["served"] == 0
+            assert (one.connect(None).status()["served"], other.connect(None).status()["served"]) == (1, 0)
             one.close()
-            assert other.alive and other.connect().status()["rows"] == 0
+            assert other.alive and other.connect(None).status()["served"] == 1
 
     def test_a_refused_request_leaves_it_serving(self, platform: Platform, image: EnclaveImage) -> None:
         with launch(image, platform) as enclave:
-            session = enclave.connect()
+            session = enclave.connect(None)
             with pytest.raises(RequestRefused, match="no request"):
                 session.request(Message("nonsense"))
             assert session.status()["served"] == 0
 
     def test_its_end_is_an_error_of_its_own(self, platform: Platform, image: EnclaveImage) -> None:
         with launch(image, platform) as enclave:
-            session = enclave.connect()
+            session = enclave.connect(None)
             enclave.close()
             enclave.close()
             with pytest.raises(EnclaveDied):

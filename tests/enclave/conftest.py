@@ -9,7 +9,12 @@ import torch
 from privlib import models
 from privlib.compiler import DPSGD, SGD, compile_inference, compile_training
 from privlib.enclave.image import EnclaveImage, build_image
+from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.signer import Signer
+from privlib.enclave.simulated_root import SimulatedRoot
+from privlib.enclave.state import StateStore
+from privlib.trusted.terms import Terms
+from tests.enclave.providers import Provider
 
 
 @pytest.fixture(scope="session")
@@ -38,4 +43,37 @@ def image(inference_artifact: Path, signer: Signer) -> EnclaveImage:
 
 @pytest.fixture(scope="session")
 def training_image(training_artifact: Path, signer: Signer) -> EnclaveImage:
-    return build_image(training_artifact, signer=signer, memory_bytes=1 << 30, dataset_bytes=4 * 1000 * 3 * 32 * 32)
+    return build_image(training_artifact, signer=signer, memory_bytes=1 << 30, dataset_bytes=5 * 1000 * 3 * 32 * 32)
+
+
+@pytest.fixture(scope="session")
+def root() -> SimulatedRoot:
+    """The installation's, which launches use where nothing else is said."""
+    return SimulatedRoot.load_or_create()
+
+
+@pytest.fixture(scope="session")
+def policy(image: EnclaveImage, root: SimulatedRoot) -> QuotePolicy:
+    return QuotePolicy(measurements=frozenset({image.measurement}), root=root.certificate)
+
+
+@pytest.fixture(scope="session")
+def training_policy(training_image: EnclaveImage, root: SimulatedRoot) -> QuotePolicy:
+    return QuotePolicy(measurements=frozenset({training_image.measurement}), root=root.certificate)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateStore:
+    return StateStore(tmp_path / "state")
+
+
+@pytest.fixture(scope="session")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
+    """One with 100 examples and no limit."""
+    return Provider(tmp_path_factory.mktemp("provider") / "data", 100, Terms(None))
+
+
+@pytest.fixture(scope="session")
+def other_provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
+    """Another one, with 60 others."""
+    return Provider(tmp_path_factory.mktemp("provider") / "data", 60, Terms(None), seed=1)

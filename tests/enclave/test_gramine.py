@@ -18,7 +18,7 @@ import pytest
 
 from privlib.enclave.errors import LaunchError
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import GraminePlatform, gramine
 from privlib.enclave.signer import Signer
 from privlib.trusted import CompiledModel, load
@@ -76,7 +76,7 @@ def test_the_enclave_is_what_the_image_says(image: EnclaveImage, staged: tuple[P
     sgx = staged[1]["sgx"]
     assert (sgx["debug"], sgx["remote_attestation"]) == (False, "dcap")
     assert (sgx["isvprodid"], sgx["isvsvn"]) == (image.signature.product_id, image.signature.svn)
-    assert sgx["max_threads"] == 2 + 4
+    assert sgx["max_threads"] == 2 + 5
     size = int(sgx["enclave_size"].removesuffix("M")) << 20
     assert size >= image.configuration["memory_bytes"] and size & (size - 1) == 0
     level = json.loads(image.file("artifact/manifest.json").read())["level"]
@@ -184,4 +184,4 @@ def test_quotes_are_read_inside(image: EnclaveImage, signer: Signer, tmp_path_fa
         assert enclave.quote(bytes(range(64))) == b"quote of this enclave"
         assert (device / "user_report_data").read_bytes() == bytes(range(64))
         x = np.zeros((1, 3, 32, 32), np.float32)
-        assert enclave.connect().infer(x).shape == (1, 10)
+        assert enclave.connect(None).infer(x).shape == (1, 10)

@@ -65,7 +65,7 @@ print(json.dumps(results))
 USER = """
 import ctypes, json, pickle, subprocess, sys
 import numpy as np, psutil
-from privlib.enclave.launch import ALL_MECHANISMS, launch
+from privlib.enclave.launcher import ALL_MECHANISMS, launch
 
 def attack(pid, address):
     command = [sys.executable, "-I", "-S", sys.argv[2], str(pid), str(address)]
@@ -79,7 +79,7 @@ waits = "import ctypes; b = ctypes.create_string_buffer(b'secret'); print(ctypes
 ordinary = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 address = int(ordinary.stdout.readline())
 with launch(image, require=ALL_MECHANISMS) as enclave:
-    session = enclave.connect()
+    session = enclave.connect(None)
     before = session.infer(np.ones((2, 3, 32, 32), np.float32))
     waiter = psutil.Process(enclave._process.pid)
     (worker,) = waiter.children()

@@ -7,9 +7,10 @@ import pytest
 from privlib.enclave import register_platform
 from privlib.enclave.errors import PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import launch
+from privlib.enclave.launcher import launch
 from privlib.enclave.platforms import GraminePlatform, Platform, SimulatedPlatform, base
 from privlib.enclave.signer import Signer
+from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.trusted import CompiledModel, load
 from tests.enclave.conformance import PlatformConformance
 
@@ -22,6 +23,10 @@ def outside(inference_artifact: Path) -> CompiledModel:
 
 
 class TestSimulated(PlatformConformance):
+    @staticmethod
+    def root() -> bytes:
+        return SimulatedRoot.load_or_create().certificate
+
     @pytest.fixture
     def platform(self) -> Platform:
         return SimulatedPlatform()

@@ -10,7 +10,7 @@ import pytest
 
 from privlib.enclave.errors import EnclaveDied, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import ALL_MECHANISMS, Enclave, launch
+from privlib.enclave.launcher import ALL_MECHANISMS, Enclave, launch
 from privlib.enclave.signer import Signer
 from privlib.trusted.protocol import Message
 from tests.enclave.sources import SOURCES, clone, image_of
@@ -20,7 +20,7 @@ TAKEN_OVER = '''
 
 import ctypes, errno, socket, subprocess
 
-def _attack(self, message):
+def _attack(self, message, client):
     try:
         found = eval(compile(message.fields["code"], "attack", "eval"))
     except OSError as error:
@@ -112,7 +112,7 @@ IN_EVERY_RUN = ("open a file for reading", "open a socket", "run a program", "fo
 )
 def test_seccomp_ends_a_worker_that_tries_to(attack: str, taken_over: EnclaveImage) -> None:
     with launch(taken_over) as enclave:
-        session = enclave.connect()
+        session = enclave.connect(None)
         assert session.request(Message("attack", {"code": "6 * 7"})).fields["found"] == 42
         with pytest.raises(EnclaveDied, match="SIGSYS: it made a system call outside its list"):
             session.request(Message("attack", {"code": ATTACKS[attack]}))
@@ -128,7 +128,7 @@ def without_seccomp(image: EnclaveImage, signer: Signer, tmp_path_factory: pytes
     with open(sources / "privlib" / "trusted" / "service.py", "a") as file:
         file.write(TAKEN_OVER)
     worker = sources / "privlib" / "trusted" / "worker.py"
-    text, wanted = worker.read_text(), "sandbox.seccomp(channel)"
+    text, wanted = worker.read_text(), "sandbox.seccomp(stream.incoming)"
     assert wanted in text
     worker.write_text(text.replace(wanted, "'left out by a test'"))
     required = [name for name in ALL_MECHANISMS if name != "seccomp"]
@@ -159,7 +159,7 @@ LAYERS = {
 @pytest.mark.parametrize("layer", LAYERS)
 def test_each_other_layer_holds_by_itself(layer: str, without_seccomp: Enclave) -> None:
     code, expected = LAYERS[layer]
-    assert without_seccomp.connect().request(Message("attack", {"code": code})).fields["found"] == expected
+    assert without_seccomp.connect(None).request(Message("attack", {"code": code})).fields["found"] == expected
 
 
 def test_a_test_key_of_the_noise_is_refused_inside(
@@ -169,7 +169,7 @@ def test_a_test_key_of_the_noise_is_refused_inside(
     with open(sources / "privlib" / "trusted" / "service.py", "a") as file:
         file.write(TAKEN_OVER)
     with launch(image_of(sources, training_image, signer)) as enclave:
-        session = enclave.connect()
+        session = enclave.connect(None)
         with pytest.raises(RequestRefused, match="TrainingError: inside an enclave the noise has no test key"):
             session.request(Message("attack", {"code": "self._loaded.use_test_key(bytes(32))"}))
         assert session.request(Message("attack", {"code": "self._loaded.private"})).fields["found"] is True
@@ -177,7 +177,7 @@ def test_a_test_key_of_the_noise_is_refused_inside(
 
 def test_more_memory_than_its_limit_is_refused_inside(taken_over: EnclaveImage) -> None:
     with launch(taken_over) as enclave:
-        session = enclave.connect()
+        session = enclave.connect(None)
         with pytest.raises(RequestRefused, match="MemoryError"):
             session.request(Message("attack", {"code": "len(bytearray(1 << 32))"}))
         assert session.request(Message("attack", {"code": "len(bytearray(1 << 28))"})).fields["found"] == 1 << 28

@@ -14,10 +14,11 @@ import pytest
 from privlib.enclave import session as session_module
 from privlib.enclave.errors import EnclaveDied, RequestRefused
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launch import Enclave, launch
-from privlib.enclave.session import Session
-from privlib.trusted import CompiledModel, TrainingStep, load
+from privlib.enclave.launcher import Enclave, launch
+from privlib.enclave.policy import QuotePolicy
+from privlib.trusted import CompiledModel, load
 from privlib.trusted.protocol import MAXIMUM_FRAME, Message, decode, encode
+from privlib.trusted.terms import Terms
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +45,22 @@ def labels(count: int) -> np.ndarray:
 def test_inference_inside_gives_the_bits_of_outside(enclave: Enclave, inference_artifact: Path, count: int) -> None:
     outside = load(inference_artifact)
     assert isinstance(outside, CompiledModel)
-    np.testing.assert_array_equal(enclave.connect().infer(images(count)), outside.run(images(count)))
+    np.testing.assert_array_equal(enclave.connect(None).infer(images(count)), outside.run(images(count)))
 
 
 def test_many_images_go_in_several_requests(
     enclave: Enclave, inference_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outside, session = load(inference_artifact), enclave.connect()
+    outside, session = load(inference_artifact), enclave.connect(None)
     assert isinstance(outside, CompiledModel)
     before = session.status()["served"]
-    monkeypatch.setattr(session_module, "MAXIMUM_FRAME", 3 * (4 * 3 * 32 * 32 + 8) + (64 << 10))
+    monkeypatch.setattr(session_module, "MAXIMUM_PAYLOAD", 3 * (4 * 3 * 32 * 32) + (128 << 10))
     np.testing.assert_array_equal(session.infer(images(8)), outside.run(images(8)))
     assert session.status()["served"] - before == 1 + 3  # the status request itself, and 3 + 3 + 2 images
 
 
 def test_threads_may_share_a_session(enclave: Enclave, inference_artifact: Path) -> None:
-    outside, session, found = load(inference_artifact), enclave.connect(), {}
+    outside, session, found = load(inference_artifact), enclave.connect(None), {}
     assert isinstance(outside, CompiledModel)
 
     def ask(seed: int) -> None:
@@ -76,59 +77,16 @@ def test_threads_may_share_a_session(enclave: Enclave, inference_artifact: Path)
     assert len(found) == 4
 
 
-def test_an_epoch_of_dp_sgd_moves_the_parameters_and_says_what_to_account(
-    trainer: Enclave, training_artifact: Path
-) -> None:
-    session, step = trainer.connect(), load(training_artifact)
-    assert isinstance(step, TrainingStep)
-    before = step.parameters()
-    session.load(images(100), labels(100))
-    release = session.train(steps=3, sample_rate=0.16, physical_batches=6)
-    assert release.event == {
-        "mechanism": "Gaussian, truncated Poisson sampling",
-        "steps": 3,
-        "sample_rate": 0.16,
-        "maximum_batch": 48,
-        "noise_multiplier": 1.0,
-        "max_grad_norm": 1.0,
-        "expected_batch_size": 16,
-        "neighbours": "one example added or removed",
-    }
-    assert release.parameters.keys() == before.keys()
-    for name, value in release.parameters.items():
-        assert value.shape == before[name].shape and np.isfinite(value).all()
-        assert not np.array_equal(value, before[name]), name
-    # Three steps of noise with standard deviation 1/16 each, momentum 0.9, learning rate 0.1: about 0.029 a weight.
-    moved = np.concatenate([(value - before[name]).ravel() for name, value in release.parameters.items()])
-    expected = 0.1 / 16 * np.sqrt(1 + 1.9**2 + (1 + 0.9 + 0.81) ** 2)
-    assert moved.std() == pytest.approx(expected, rel=0.1)
-
-
-def test_nothing_crosses_the_boundary_within_an_epoch(trainer: Enclave) -> None:
-    """Crossings do not depend on the number of steps, and the request and the release are one frame each."""
-    session = trainer.connect()
-    session.load(images(20), labels(20))
-    crossings = []
-    for steps in (1, 5):
-        before = session.status()
-        session.train(steps, 0.5, 2)
-        after = session.status()
-        assert after["updates"] - before["updates"] == steps
-        crossings.append((after["frames_in"] - before["frames_in"], after["frames_out"] - before["frames_out"]))
-    assert crossings == [(2, 2), (2, 2)]  # train, and the status request that asks
-
-
-def test_two_epochs_do_not_share_their_noise(trainer: Enclave) -> None:
-    session = trainer.connect()
-    session.load(images(8), labels(8))
-    first, second, third = (session.train(1, 0.5, 1).parameters for _ in range(3))
-    for name in first:
-        steps = [(second[name] - first[name]).ravel(), (third[name] - second[name]).ravel()]
-        assert not np.array_equal(*steps)
-
-
-LOAD = {"images": images(4), "labels": labels(4)}
-TRAIN: dict[str, Any] = {"steps": 1, "sample_rate": 0.5, "physical_batches": 1, "learning_rate": None}
+TRAIN: dict[str, Any] = {
+    "datasets": ["0" * 64],
+    "steps": 1,
+    "sample_rate": 0.5,
+    "physical_batches": 1,
+    "learning_rate": None,
+}
+BYTES = np.zeros(84, np.uint8)
+PROVISION: dict[str, Any] = {"dataset": "0" * 64, "terms": Terms(1.0).encode().decode()}
+KEYS = {"public_key": BYTES[:32], "sealed": BYTES}
 WRONG_TRAINING: dict[str, tuple[Message, str, str]] = {
     "steps of 0": (Message("train", {**TRAIN, "steps": 0}), "TrainingError", "steps"),
     "steps as text": (Message("train", {**TRAIN, "steps": "1"}), "TrainingError", "steps"),
@@ -141,21 +99,18 @@ WRONG_TRAINING: dict[str, tuple[Message, str, str]] = {
     "no batches": (Message("train", {**TRAIN, "physical_batches": 0}), "TrainingError", "physical_batches"),
     "a test key of the noise": (Message("train", {**TRAIN, "test_key": "00" * 32}), "RequestError", "train takes"),
     "inference": (Message("infer", arrays={"images": images(1)}), "RequestError", "this enclave trains"),
-    "rows out of order": (Message("load", {"start": 2, "total": 8}, LOAD), "RequestError", "in order"),
-    "more rows than told": (Message("load", {"start": 0, "total": 2}, LOAD), "RequestError", "does not fit"),
-    "a dataset without end": (Message("load", {"start": 0, "total": 10**9}, LOAD), "RequestError", "does not fit"),
-    "rows as text": (Message("load", {"start": "0", "total": 4}, LOAD), "RequestError", "in order"),
-    "labels out of range": (
-        Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": labels(4) + 7}), "InputError", "lie from 0 to 9",
-    ),
-    "labels of another type": (
-        Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": np.zeros(4)}), "InputError", "int64",
-    ),
-    "a label too few": (
-        Message("load", {"start": 0, "total": 4}, {**LOAD, "labels": labels(3)}), "InputError", "label for every image",
-    ),
-    "images of another shape": (
-        Message("load", {"start": 0, "total": 4}, {**LOAD, "images": images(4)[:, :1]}), "InputError", "images float32",
+    "no datasets": (Message("train", {**TRAIN, "datasets": []}), "TrainingError", "from 1 to"),
+    "datasets as text": (Message("train", {**TRAIN, "datasets": "0" * 64}), "RequestError", "a list"),
+    "a dataset twice": (Message("train", {**TRAIN, "datasets": ["0" * 64] * 2}), "TrainingError", "different digests"),
+    "a dataset by its name": (Message("train", {**TRAIN, "datasets": ["CIFAR-10"]}), "TrainingError", "64 hexadecimal"),
+    "a dataset that is a number": (Message("train", {**TRAIN, "datasets": [1]}), "TrainingError", "64 hexadecimal"),
+    "a dataset nobody released": (Message("train", TRAIN), "ConsentError", "not released yet: 0000"),
+    "an offer with a short nonce": (Message("offer", arrays={"nonce": BYTES[:31]}), "RequestError", "nonce is uint8"),
+    "an offer nobody made": (Message("provision", PROVISION, KEYS), "ProvisionError", "no such offer"),
+    "terms that are a number": (Message("provision", {**PROVISION, "terms": 3}, KEYS), "RequestError", "text"),
+    "a dataset without a name": (Message("provision", {**PROVISION, "dataset": ""}, KEYS), "ProvisionError", "SHA-256"),
+    "a key of another size": (
+        Message("provision", PROVISION, {**KEYS, "public_key": BYTES[:5]}), "RequestError", "public_key is uint8",
     ),
 }  # fmt: skip
 
@@ -163,22 +118,12 @@ WRONG_TRAINING: dict[str, tuple[Message, str, str]] = {
 @pytest.mark.parametrize("name", WRONG_TRAINING)
 def test_a_wrong_training_request_is_refused_and_the_enclave_goes_on(trainer: Enclave, name: str) -> None:
     message, kind, text = WRONG_TRAINING[name]
-    session = trainer.connect()
-    session.load(images(4), labels(4))
+    session = trainer.connect(None)
     before = session.status()["updates"]
     with pytest.raises(RequestRefused, match=text) as caught:
         session.request(message)
     assert caught.value.type == kind
     assert session.status()["updates"] == before
-
-
-def test_training_without_its_whole_dataset_is_refused(trainer: Enclave) -> None:
-    session = trainer.connect()
-    session.request(Message("load", {"start": 0, "total": 6}, LOAD))
-    with pytest.raises(RequestRefused, match="4 of 6 rows are here"):
-        session.train(1, 0.5, 1)
-    session.request(Message("load", {"start": 4, "total": 6}, {"images": images(2), "labels": labels(2)}))
-    session.train(1, 0.5, 1)
 
 
 def head(**changes: Any) -> bytes:
@@ -224,9 +169,22 @@ MALFORMED: dict[str, tuple[bytes, str, str]] = {
     "images of another shape": (
         b"".join(encode(Message("infer", arrays={"images": images(1)[:, :2]}))), "InputError", "expected a NumPy array",
     ),
-    "report data of another size": (
-        b"".join(encode(Message("report", arrays={"data": np.zeros(63, np.uint8)}))), "RequestError", "(64,)",
+    "a nonce of another size": (
+        b"".join(encode(Message("quote", arrays={"nonce": np.zeros(31, np.uint8)}))), "RequestError", "nonce is uint8",
     ),
+    "report data of the host's choice": (
+        b"".join(encode(Message("quote", arrays={"report_data": BYTES[:64]}))), "RequestError", "takes nonce",
+    ),
+    "a channel that nobody opened": (
+        b"".join(encode(Message("record", {"channel": 7}, {"data": BYTES}))), "RequestError", "channel 7",
+    ),
+    "a channel without a number": (
+        b"".join(encode(Message("leave", {"channel": "1"}))), "RequestError", "no channel '1'",
+    ),
+    "a hello that is none": (
+        b"".join(encode(Message("hello", arrays={"data": np.zeros(9, np.uint8)}))), "HandshakeError", "hello: 9 bytes",
+    ),
+    "an answer that nothing was asked for": (b"".join(encode(Message("host"))), "RequestError", "'host' is no request"),
     "training": (b"".join(encode(Message("train", TRAIN))), "RequestError", "this enclave infers"),
 }  # fmt: skip
 
@@ -239,7 +197,7 @@ def test_a_malformed_message_is_refused_by_name_and_the_enclave_goes_on(enclave:
     answer = decode(transport.receive())
     assert answer.kind == "error" and answer.fields["type"] == kind
     assert text in answer.fields["text"]
-    assert enclave.connect().infer(images(1)).shape == (1, 10)
+    assert enclave.connect(None).infer(images(1)).shape == (1, 10)
 
 
 def test_a_frame_over_the_limit_is_refused_before_it_is_sent(enclave: Enclave) -> None:
@@ -256,34 +214,15 @@ def test_a_frame_over_the_limit_ends_the_worker_with_a_reason(image: EnclaveImag
         assert (answer.kind, answer.fields["type"]) == ("error", "ProtocolError")
         assert f"at most {MAXIMUM_FRAME} are taken" in answer.fields["text"]
         with pytest.raises(EnclaveDied, match="a frame it could not take"):
-            enclave.connect().status()
+            enclave.connect(None).status()
 
 
-def test_a_session_closes_once_and_says_so_afterwards(image: EnclaveImage) -> None:
-    with launch(image) as enclave:
-        with enclave.connect() as session:
-            assert session.status()["served"] == 0
+def test_a_session_closes_once_and_says_so_afterwards(enclave: Enclave, policy: QuotePolicy) -> None:
+    """The enclave goes on, and another session is not concerned."""
+    for terms in (None, policy):
+        with enclave.connect(terms) as session:
+            session.status()
         session.close()
-        with pytest.raises(EnclaveDied, match="it was closed"):
+        with pytest.raises(EnclaveDied, match="it was closed|was closed; connect again"):
             session.infer(images(1))
-
-
-def test_a_session_over_a_transport_of_ones_own(enclave: Enclave) -> None:
-    """What encrypts goes around the plain channel and keeps its methods."""
-    passed = []
-
-    class Counting:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def send(self, parts: Any) -> None:
-            passed.append("send")
-            self.inner.send(parts)
-
-        def receive(self) -> Any:
-            passed.append("receive")
-            return self.inner.receive()
-
-    session = enclave.connect(lambda running, transport: Counting(transport))
-    assert isinstance(session, Session) and session.infer(images(2)).shape == (2, 10)
-    assert passed == ["send", "receive"]
+    assert enclave.alive and enclave.connect(None).infer(images(1)).shape == (1, 10)

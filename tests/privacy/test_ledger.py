@@ -6,7 +6,7 @@ import pytest
 
 from privlib.privacy import Accountant, BudgetError, Event, LedgerError, PrivacyLedger
 from privlib.trusted import renyi
-from privlib.trusted.ledger import EventLedger
+from privlib.trusted.ledger_file import EventLedger
 
 STEP = Event("poisson", 1.0, 1, sample_rate=0.01)
 

@@ -1,86 +1,98 @@
-"""One epoch inside: the sampling's law, a constant amount of work, and an event that says what was done."""
+"""One epoch inside: a constant amount of work, whoever was drawn, and an event that says what was done."""
 
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from privlib.trusted.epoch import EpochRequest, run_epoch, samples
+from privlib.trusted.epoch import CancelledError, TrainRequest, event, run_epoch
+from privlib.trusted.events import Event
+from privlib.trusted.examples import Examples
 from privlib.trusted.training import TrainingError, TrainingStep
 
-
-def drawn(count: int, request: EpochRequest, capacity: int) -> np.ndarray:
-    """Bool (steps, count): which example is in which update."""
-    found = np.zeros((request.steps, count), bool)
-    for step, (rows, mask) in enumerate(samples(count, request, capacity)):
-        assert rows.shape == mask.shape == (capacity,) and rows.dtype == np.int64 and mask.dtype == bool
-        assert len(set(rows[mask])) == mask.sum()
-        found[step, rows[mask]] = True
-    return found
+NAMES = ("0" * 64, "1" * 64)
 
 
-def test_every_example_is_in_with_the_asked_chance_and_independently() -> None:
-    steps, count, rate = 4000, 60, 0.1
-    found = drawn(count, EpochRequest(steps, rate, 1), count)
-    assert found.mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / found.size))
-    each = found.mean(0)
-    assert np.abs(each - rate).max() < 5 * np.sqrt(rate * (1 - rate) / steps)
-    # Sizes are binomial: a shuffled batch would have one size, a cut one fewer large ones.
-    sizes = found.sum(1)
-    assert sizes.var() == pytest.approx(count * rate * (1 - rate), rel=0.15)
-    correlation = np.corrcoef(found.T.astype(float))
-    assert np.abs(correlation[~np.eye(count, dtype=bool)]).max() < 5.5 / np.sqrt(steps)
+def asked(steps: int = 5, sample_rate: float = 0.3, batches: int = 3, rate: float | None = None) -> TrainRequest:
+    return TrainRequest(NAMES[:1], steps, sample_rate, batches, rate)
 
 
-def test_a_sample_that_does_not_fit_is_cut_to_a_uniform_subset() -> None:
-    found = drawn(50, EpochRequest(3000, 0.5, 1), 10)
-    assert (found.sum(1) == 10).all()
-    each = found.mean(0)
-    assert np.abs(each - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 3000)
-
-
-def test_everybody_and_nobody_are_possible() -> None:
-    assert drawn(7, EpochRequest(3, 1.0, 1), 8).all()
-    assert not drawn(7, EpochRequest(50, 1e-12, 1), 8).any()
+def examples(count: int = 20) -> Examples:
+    """Each example's image holds its label, so that what was taken can be told."""
+    labels = np.arange(count, dtype=np.int64)
+    return Examples([(np.stack([labels, labels], 1).astype(np.float32), labels)])
 
 
 class Recorder:
     """Takes a TrainingStep's place and writes down what it is asked for."""
 
+    dtype, coordinates = "float32", 100
+
     def __init__(self, noise_multiplier: float = 1.0, private: bool = True) -> None:
         self.batch_size, self.private = 4, private
-        self.privacy = {"noise_multiplier": noise_multiplier, "max_grad_norm": 1.0, "expected_batch_size": 4}
+        facts = {"max_grad_norm": 1.0, "expected_batch_size": 4, "grid_step": 2.0**-30}
+        self.privacy = {"noise_multiplier": noise_multiplier, **facts}
         self.calls: list[tuple[Any, ...]] = []
+        self.drawn: list[list[int]] = [[]]
 
     def accumulate(self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> None:
+        assert (images[:, 0] == labels).all()
         self.calls.append(("accumulate", images.shape, labels.shape, mask.shape))
+        self.drawn[-1] += labels[mask].tolist()
 
     def update(self, learning_rate: float | None) -> None:
         self.calls.append(("update", learning_rate))
+        self.drawn.append([])
 
 
 def test_the_work_does_not_depend_on_what_was_drawn() -> None:
     """Empty updates included: noise is added and charged, and nothing is skipped."""
-    images, labels = np.zeros((20, 2), np.float32), np.zeros(20, np.int64)
     seen = set()
     for rate in (1e-9, 0.3, 1.0):
         recorder = Recorder()
-        run_epoch(cast(TrainingStep, recorder), images, labels, EpochRequest(5, rate, 3, 0.5))
+        run_epoch(cast(TrainingStep, recorder), examples(), asked(5, rate, rate=0.5))
         seen.add(tuple(recorder.calls))
-    assert seen == {(("accumulate", (12, 2), (12,), (12,)), ("update", 0.5)) * 5}
+    batch = ("accumulate", (4, 2), (4,), (4,))
+    assert seen == {(batch, batch, batch, ("update", 0.5)) * 5}
 
 
-def test_noise_with_a_known_key_never_trains() -> None:
-    recorder = Recorder(private=False)
+def test_every_update_draws_anew_and_no_example_twice() -> None:
+    recorder = Recorder()
+    run_epoch(cast(TrainingStep, recorder), examples(), asked(200, 0.3))
+    drawn = recorder.drawn[:-1]
+    assert len(drawn) == 200 and all(len(set(each)) == len(each) <= 12 for each in drawn)
+    sizes = [len(each) for each in drawn]
+    assert np.mean(sizes) == pytest.approx(6, abs=0.8) and len(set(sizes)) > 4
+
+
+def test_examples_of_several_parts_are_numbered_through() -> None:
+    parts = [(np.full((n, 2), n, np.float32), np.arange(n, dtype=np.int64)) for n in (3, 1, 4)]
+    several = Examples(parts)
+    images, labels = several.take(np.array([0, 7, 3, 2, 4]))
+    assert len(several) == 8
+    assert images[:, 0].tolist() == [3, 4, 1, 3, 4] and labels.tolist() == [0, 3, 0, 2, 0]
+
+
+def test_the_event_says_what_an_accountant_needs() -> None:
+    """Truncated Poisson sampling for one neighbour more, with the noise that rounding leaves."""
+    found = event(cast(TrainingStep, Recorder()), examples(), asked())
+    assert 0.99999 < found.noise_multiplier < 1
+    assert found == Event(
+        "truncated_poisson", found.noise_multiplier, 5, sample_rate=0.3, dataset_size=21, largest_batch=12
+    )
+    assert event(cast(TrainingStep, Recorder(0.0)), examples(), asked()).noise_multiplier == 0
+
+
+def test_noise_with_a_known_key_is_never_charged_for() -> None:
     with pytest.raises(TrainingError, match="key that somebody knows"):
-        run_epoch(cast(TrainingStep, recorder), np.zeros((4, 2)), np.zeros(4), EpochRequest(1, 0.5, 1))
-    assert not recorder.calls
+        event(cast(TrainingStep, Recorder(private=False)), examples(), asked())
 
 
-def test_training_without_noise_says_so() -> None:
-    recorder = Recorder(noise_multiplier=0.0, private=False)
-    event = run_epoch(cast(TrainingStep, recorder), np.zeros((4, 2)), np.zeros(4), EpochRequest(1, 0.5, 1))
-    assert event["mechanism"] == "none" and event["noise_multiplier"] == 0.0
+def test_a_cancelled_epoch_ends_after_an_update() -> None:
+    recorder, answers = Recorder(), iter([False, False, True])
+    with pytest.raises(CancelledError, match="after 2 of 5 updates; all of them stay charged"):
+        run_epoch(cast(TrainingStep, recorder), examples(), asked(), lambda: next(answers))
+    assert [each[0] for each in recorder.calls] == (["accumulate"] * 3 + ["update"]) * 2
 
 
 @pytest.mark.parametrize(
@@ -91,4 +103,10 @@ def test_training_without_noise_says_so() -> None:
 )  # fmt: skip
 def test_senseless_requests_are_refused(arguments: tuple[Any, ...], named: str) -> None:
     with pytest.raises(TrainingError, match=named):
-        EpochRequest(*arguments)
+        TrainRequest(NAMES, *arguments)
+
+
+@pytest.mark.parametrize("names", [(), ("0" * 64,) * 2, ("0" * 63,), ("G" * 64,), [NAMES[0]], (1,), ("A" * 64,)])
+def test_senseless_names_are_refused(names: Any) -> None:
+    with pytest.raises(TrainingError, match="datasets"):
+        TrainRequest(names, 1, 0.5, 1)

@@ -11,7 +11,8 @@ import pytest
 
 from privlib.trusted import renyi
 from privlib.trusted.events import Event, EventError
-from privlib.trusted.ledger import Budget, BudgetError, EventLedger, LedgerError, read_events
+from privlib.trusted.ledger import Budget, BudgetError, LedgerError, line_of
+from privlib.trusted.ledger_file import EventLedger, read_events
 
 STEP = Event("poisson", 1.0, 1, sample_rate=0.01)
 
@@ -114,7 +115,7 @@ def test_a_ledger_keeps_its_budget(path: Path) -> None:
 
 
 def test_one_process_at_a_time(path: Path) -> None:
-    code = "import sys; from privlib.trusted.ledger import EventLedger; EventLedger(sys.argv[1])"
+    code = "import sys; from privlib.trusted.ledger_file import EventLedger; EventLedger(sys.argv[1])"
     with EventLedger(path) as ledger:
         with pytest.raises(LedgerError, match="in use by another process"):
             EventLedger(path)
@@ -210,11 +211,9 @@ def test_other_files_are_not_touched(path: Path, content: bytes) -> None:
 
 
 def test_a_well_chained_line_with_a_senseless_event_is_refused(path: Path) -> None:
-    from privlib.trusted.ledger import _line
-
     whole = charged(path)
     for record in ({"event": {"sampling": "poisson"}}, {"event": 3}, {}, {"counted": 1}, {"event": {"steps": -1}}):
-        path.write_bytes(whole + _line(record, whole[:64].decode())[0])
+        path.write_bytes(whole + line_of(record, whole[:64].decode())[0])
         with pytest.raises(LedgerError, match="line 2"):
             EventLedger(path)
     assert json.loads(whole[65:])["ledger"] == 1

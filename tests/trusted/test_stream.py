@@ -25,8 +25,7 @@ from privlib.trusted.channel_errors import (
     TruncationError,
 )
 from privlib.trusted.records import HEADER_BYTES, MAXIMUM_LENGTH, TAG_BYTES, Sealer, read_header
-from privlib.trusted.stream import receive_frame, send_frame
-from tests.trusted.wires import Pair, Tape
+from tests.trusted.wires import Pair
 
 LIMIT = 1 << 26
 
@@ -220,22 +219,6 @@ def test_a_key_seals_no_more_bytes_than_its_bound(monkeypatch: pytest.MonkeyPatc
         pair.client.send(bytes(1))
 
 
-def test_frames_of_the_handshake_are_bounded_and_whole() -> None:
-    tape = Tape(slow=3)
-    send_frame(tape, b"hello there")
-    tape.to_read = b"".join(tape.written)
-    assert receive_frame(tape, 11) == b"hello there"
-    tape.to_read = b"".join(tape.written)
-    with pytest.raises(LimitError, match="11 bytes, at most 10"):
-        receive_frame(tape, 10)
-    tape.to_read = b"\xff\xff\xff\xff"
-    with pytest.raises(LimitError):
-        receive_frame(tape, 1000)
-    tape.to_read = b"\0\0\0\5four"
-    with pytest.raises(TruncationError):
-        receive_frame(tape, 1000)
-
-
 def test_a_peer_that_is_gone_is_a_truncation_and_ends_the_channel() -> None:
     pair = Pair()
     read, write = os.pipe()
@@ -249,18 +232,6 @@ def test_a_peer_that_is_gone_is_a_truncation_and_ends_the_channel() -> None:
         pair.enclave._transport = transport
         with pytest.raises(TruncationError, match="the peer is gone"):
             pair.enclave.receive(LIMIT)
-
-
-@given(st.binary(max_size=40), st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
-def test_hostile_frames_are_taken_whole_or_refused(data: bytes, limit: int) -> None:
-    tape = Tape()
-    tape.to_read = data
-    try:
-        found = receive_frame(tape, limit)
-    except (LimitError, TruncationError):
-        return
-    assert len(found) <= limit and data == struct.pack(">I", len(found)) + found + tape.to_read
 
 
 def received_is_a_prefix(messages: list[bytes], edit: Callable[[bytes], bytes]) -> None:

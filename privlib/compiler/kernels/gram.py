@@ -19,8 +19,7 @@ from privlib.compiler.kernels.conv_direct import input_shape
 from privlib.compiler.kernels.products import Products
 from privlib.compiler.kernels.shapes import Conv2d
 from privlib.compiler.target import Machine
-
-UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # half a unit in the last place of 1
+from privlib.trusted.sensitivity import UNIT
 
 
 def applies(shape: Conv2d) -> bool:

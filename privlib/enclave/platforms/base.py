@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from privlib.enclave.errors import PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.trusted.protocol import Transport
-
-# (mr_enclave, mr_signer, isv_prod_id, isv_svn, debug, report_data) -> quote
-Quoter = Callable[[bytes, bytes, int, int, bool, bytes], bytes]
+from privlib.trusted.protocol import Stream
+from privlib.trusted.sealing import SealingKeys
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Process(Protocol):
     """An enclave that runs."""
 
     @property
-    def transport(self) -> Transport:
+    def transport(self) -> Stream:
         """The plain channel to its worker."""
 
     @property
@@ -54,8 +52,15 @@ class Process(Protocol):
     def measurement(self) -> bytes:
         """MRENCLAVE, as quotes of this enclave state it."""
 
-    def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
-        """A quote over `report_data` (64 bytes). answer: the arrays that the worker answered a report with."""
+    def quote(self, report_data: bytes) -> bytes:
+        """A quote over report data (64 bytes) that the worker has stated. Raises LaunchError where the platform's
+        quotes are made inside."""
+
+    def sealing_keys(self) -> SealingKeys:
+        """The enclave's keys, for a worker that asks. Raises LaunchError where the platform gives them inside."""
+
+    def collateral(self) -> str | None:
+        """What its quotes are verified with; None where the hardware's maker has it."""
 
     def alive(self) -> bool:
         """Whether it runs."""

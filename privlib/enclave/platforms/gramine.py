@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from privlib.enclave.signer import Signer
 from privlib.files import atomic_path
 from privlib.trusted.loader import SYSTEM
 from privlib.trusted.protocol import ClosedError, Stream, decode
+from privlib.trusted.sealing import SealingKeys
 
 NAME = "privlib"
 _DEVICE = Path("/dev/sgx_enclave")
@@ -31,7 +32,7 @@ _DEVICE = Path("/dev/sgx_enclave")
 _OF_GRAMINE = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2")
 _RUNTIME = "{{ gramine.runtimedir() }}"
 _SPARE_BYTES = 1 << 30  # library OS, Python, packages
-_HELPER_THREADS = 4  # Gramine's own
+_HELPER_THREADS = 5  # Gramine's own, and the one that listens
 _MRENCLAVE_AT = 960  # in SIGSTRUCT, Intel SDM 3D, table 38-21
 
 
@@ -99,12 +100,17 @@ class GramineProcess:
             raise LaunchError(f"the worker began with a message {ready.kind!r}; its image is for another version")
         self.report = LaunchReport(GraminePlatform.name, {}, (), 0, time.monotonic() - started)
 
-    def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
+    def quote(self, report_data: bytes) -> bytes:
         """See Process.quote."""
-        if "quote" not in answer:
-            raise LaunchError("the enclave has no quote: remote attestation is off in Gramine, or it runs without SGX")
-        quote: bytes = answer["quote"].tobytes()
-        return quote
+        raise LaunchError("under Gramine quotes are made inside")
+
+    def sealing_keys(self) -> SealingKeys:
+        """See Process.sealing_keys."""
+        raise LaunchError("under Gramine the processor gives the sealing keys, inside")
+
+    def collateral(self) -> str | None:
+        """See Process.collateral."""
+        return None
 
     def alive(self) -> bool:
         """See Process.alive."""

@@ -1,7 +1,7 @@
 """SIMULATED enclaves: a process of this machine that is closed in by Linux. No hardware stands behind them.
 
 This module is what the hardware would be. It loads the very bytes that it measured (a sealed memory file), keeps the
-files that Python loads from the host under watch, and asks an injected function for quotes. It stops a curious peer
+files that Python loads from the host under watch, makes the quotes and derives the keys. It stops a curious peer
 process and a worker that wants out; it does not stop root, the kernel, or whoever runs this code.
 """
 
@@ -14,17 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from privlib.enclave.errors import ImageError, LaunchError, MechanismError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.inventory import HOST, LOADER, File
-from privlib.enclave.platforms.base import LaunchReport, MappedFile, Quoter
+from privlib.enclave.platforms.base import LaunchReport, MappedFile
+from privlib.enclave.simulated_root import SimulatedRoot
+from privlib.enclave.simulated_sealing import SimulatedPlatformSecret
 from privlib.trusted import loader
 from privlib.trusted.private_file import SEALS
 from privlib.trusted.protocol import ClosedError, Message, Stream, decode
+from privlib.trusted.sealing import SealingKeys
 from privlib.trusted.worker import CRASHED
 
 _SECONDS_TO_DIE = 5.0
@@ -41,13 +44,15 @@ _CODES = {CRASHED: ", a fault of its own", os.EX_PROTOCOL: ", a frame it could n
 class SimulatedPlatform:
     """Worker processes under namespaces, Landlock and seccomp.
 
-    quoter: makes quotes; without one, `quote` raises LaunchError.
+    root: vouches for its quotes (SIMULATED); secret: what its sealing keys come from (SIMULATED). None for this
+    installation's own, made at their first use.
     """
 
     name = "simulated"
 
-    def __init__(self, quoter: Quoter | None = None) -> None:
-        self._quoter = quoter
+    def __init__(self, root: SimulatedRoot | None = None, secret: SimulatedPlatformSecret | None = None) -> None:
+        self.root = root or SimulatedRoot.load_or_create()
+        self.secret = secret or SimulatedPlatformSecret.load_or_create()
 
     def missing(self) -> str:
         machine = f"{sys.platform} {os.uname().machine}"
@@ -58,7 +63,7 @@ class SimulatedPlatform:
         started = time.monotonic()
         measurement = image.measurement
         image.signature.verify(measurement)
-        process = SimulatedProcess(image, measurement, debug, self._quoter)
+        process = SimulatedProcess(image, measurement, debug, self.root, self.secret)
         try:
             process.wait_until_ready(self.name, require, started)
         except BaseException:
@@ -72,8 +77,17 @@ class SimulatedProcess:
 
     report: LaunchReport
 
-    def __init__(self, image: EnclaveImage, measurement: bytes, debug: bool, quoter: Quoter | None) -> None:
-        self._image, self.measurement, self._debug, self._quoter = image, measurement, debug, quoter
+    def __init__(
+        self,
+        image: EnclaveImage,
+        measurement: bytes,
+        debug: bool,
+        root: SimulatedRoot,
+        secret: SimulatedPlatformSecret,
+    ) -> None:
+        self._image, self.measurement, self._root, self._secret = image, measurement, root, secret
+        signature = image.signature
+        self._identity = (measurement, signature.mr_signer, signature.product_id, signature.svn, debug)
         with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
             host = [file for file in image.files if file.name.startswith(f"{HOST}/")]
             self._watched = [kept.enter_context(contextlib.closing(HostFile(file))) for file in host]
@@ -144,15 +158,17 @@ class SimulatedProcess:
             found.append(MappedFile(name, size, executable))
         return tuple(sorted(found, key=lambda each: -each.size))
 
-    def quote(self, report_data: bytes, answer: Mapping[str, Any]) -> bytes:
-        """A quote for the loaded image over the report data that the worker confirmed."""
-        if self._quoter is None:
-            raise LaunchError("this platform was made without a quoting function; give SimulatedPlatform(quoter=…)")
-        signature = self._image.signature
-        confirmed = answer["report_data"].tobytes()
-        return self._quoter(
-            self.measurement, signature.mr_signer, signature.product_id, signature.svn, self._debug, confirmed
-        )
+    def quote(self, report_data: bytes) -> bytes:
+        """See Process.quote."""
+        return self._root.quote(*self._identity, report_data)
+
+    def sealing_keys(self) -> SealingKeys:
+        """See Process.sealing_keys."""
+        return self._secret.keys(*self._identity)
+
+    def collateral(self) -> str | None:
+        """See Process.collateral."""
+        return self._root.collateral()
 
     def alive(self) -> bool:
         """See Process.alive."""

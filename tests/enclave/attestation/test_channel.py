@@ -1,8 +1,6 @@
 """The attested handshake between a client and an enclave (played in this process), and what may go wrong in it."""
 
 import secrets
-import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,13 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privlib.enclave.channel import Initiator, open_channel
+from privlib.enclave.channel import Initiator
 from privlib.enclave.refusals import AttestationError, EvidenceError, FreshnessError, MeasurementError
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.errors import PrivlibError
 from privlib.trusted import channel
-from privlib.trusted.channel import Responder, accept_channel, read_answer, read_finish, read_hello
-from privlib.trusted.channel_errors import ChannelError, ClientError, HandshakeError, TruncationError
+from privlib.trusted.channel import Responder, read_answer, read_finish, read_hello
+from privlib.trusted.channel_errors import ChannelError, ClientError, HandshakeError
 from privlib.trusted.stream import MessageStream
 from tests.enclave.attestation.conftest import MEASUREMENT, NOW, SIGNER, Evidence
 from tests.trusted.wires import Tape
@@ -48,31 +46,12 @@ def test_both_ends_derive_keys_that_fit(quoting: Callable[[bytes], bytes], simul
     assert client.receive(100) == b"to the client"
 
 
-def test_over_a_socket_with_a_client_that_proves_who_it_is(
-    quoting: Callable[[bytes], bytes], simulated: Evidence
-) -> None:
+def test_a_client_may_prove_who_it_is(quoting: Callable[[bytes], bytes], simulated: Evidence) -> None:
     identity = Ed25519PrivateKey.generate()
     known = identity.public_key().public_bytes_raw()
-    ours, theirs = socket.socketpair()
-    found: list[bytes | None] = []
-
-    def enclave() -> None:
-        with theirs, theirs.makefile("rwb", buffering=0) as transport:
-            stream, client = accept_channel(transport, quoting, {known})
-            found.append(client)
-            stream.send(bytes(reversed(stream.receive(1 << 22))))
-            stream.close()
-
-    thread = threading.Thread(target=enclave)
-    thread.start()
-    with ours, ours.makefile("rwb", buffering=0) as transport:
-        stream, verdict = open_channel(transport, simulated.policy, simulated.collateral, NOW, "reverse", identity)
-        message = secrets.token_bytes(3_000_000)
-        stream.send(message)
-        assert stream.receive(1 << 22) == bytes(reversed(message))
-    thread.join()
-    assert found == [known]
-    assert verdict.simulated
+    responder = Responder({known})
+    exchange(Initiator("reverse", identity), responder, quoting, simulated)
+    assert (responder.client, responder.purpose) == (known, "reverse")
 
 
 def test_two_handshakes_share_no_key(quoting: Callable[[bytes], bytes], simulated: Evidence) -> None:
@@ -215,11 +194,6 @@ def test_steps_out_of_turn_are_refused(quoting: Callable[[bytes], bytes]) -> Non
     responder.begin(Initiator().hello)
     with pytest.raises(HandshakeError, match="answer was due"):
         responder.begin(Initiator().hello)
-
-
-def test_a_client_that_goes_away_is_a_typed_error(quoting: Callable[[bytes], bytes]) -> None:
-    with pytest.raises(TruncationError):
-        accept_channel(Tape(), quoting)
 
 
 def test_a_purpose_that_is_too_long_is_refused() -> None:

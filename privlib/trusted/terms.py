@@ -1,0 +1,67 @@
+"""What a provider lets an enclave do with a dataset: bound to the ciphertext when it is encrypted, and to its key when
+that is delivered, so that nobody who hands either over can change it."""
+
+import json
+import math
+from dataclasses import dataclass
+
+from privlib.errors import PrivlibError
+from privlib.trusted.ledger import Budget
+
+_IDENTITY_BYTES, _MAXIMUM_CONSUMERS = 32, 256
+
+
+class TermsError(PrivlibError, ValueError):
+    """Terms that say nothing sensible, or not in their canonical form."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """epsilon, delta: what all training together may reach (epsilon None: no limit, also training without noise; an
+    enclave of another measurement that gets the key counts anew). consumers: Ed25519 public keys (32 bytes) of who may
+    have it trained on; None: whoever opens a channel.
+
+    Raises TermsError.
+    """
+
+    epsilon: float | None
+    delta: float = 1e-5
+    consumers: frozenset[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        numbers = [self.delta] if self.epsilon is None else [self.epsilon, self.delta]
+        real = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+        if not real or not 0 < self.delta < 1 or not 0 < (1 if self.epsilon is None else self.epsilon) < math.inf:
+            raise TermsError(f"terms have epsilon > 0 or None and 0 < delta < 1, got {self.epsilon} and {self.delta}")
+        if self.consumers is not None:
+            object.__setattr__(self, "consumers", frozenset(self.consumers))
+            if len(self.consumers) > _MAXIMUM_CONSUMERS or any(len(each) != _IDENTITY_BYTES for each in self.consumers):
+                raise TermsError(f"consumers are at most {_MAXIMUM_CONSUMERS} keys of {_IDENTITY_BYTES} bytes")
+
+    @property
+    def budget(self) -> Budget | None:
+        return None if self.epsilon is None else Budget(self.epsilon, self.delta)
+
+    def allow(self, client: bytes | None) -> bool:
+        """Whether a client with this proven identity (None: it proved none) may have it trained on."""
+        return self.consumers is None or client in self.consumers
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        consumers = None if self.consumers is None else sorted(each.hex() for each in self.consumers)
+        value = {"consumers": consumers, "delta": self.delta, "epsilon": self.epsilon}
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> "Terms":
+        """TermsError for anything but what `encode` gives."""
+        try:
+            value = json.loads(data)
+            consumers = value["consumers"]
+            named = None if consumers is None else frozenset(bytes.fromhex(each) for each in consumers)
+            terms = Terms(value["epsilon"], value["delta"], named)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise TermsError(f"no terms of use: {error}") from None
+        if terms.encode() != data:
+            raise TermsError("no terms of use: not in canonical form")
+        return terms
