@@ -14,7 +14,7 @@ from torch import nn
 
 from privlib.compiler import DPSGD, SGD, compile_training
 from privlib.data import preprocess
-from privlib.privacy.accounting import Epsilon, epsilon
+from privlib.privacy.accounting import Epsilon, accounted
 from privlib.privacy.errors import AuditError
 from privlib.privacy.ledger import PrivacyLedger
 from privlib.privacy.loop import LabelledImages, train
@@ -88,7 +88,7 @@ def attack_by_loss(
         sampler = PoissonSampler(len(members.labels), 1.0, batch_size)
         with tempfile.TemporaryDirectory() as folder, PrivacyLedger(Path(folder) / "ledger", accountant="rdp") as spent:
             train(step, members, sampler, spent, steps=steps, charge_every=steps, progress=silent)
-            cost = epsilon(spent.events, delta)
+            cost = accounted(spent.events, delta)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in step.parameters().items()})
     return Attack(_losses(model, members), _losses(model, others), cost)
 

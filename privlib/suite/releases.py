@@ -67,7 +67,7 @@ def _dataset(name: str, claim: "DatasetClaim", key: str, pld: bool) -> list[tupl
         facts = ", ".join(f"{field} {value}" for field, value in event.to_json().items() if field != "neighbouring")
         lines.append(("  event", facts, key))
     if pld:
-        from privlib.privacy.accounting import epsilon
+        from privlib.privacy.accounting import accounted
 
-        lines.append(("  tighter", str(epsilon(claim.events, claim.delta)), "computed here from the events"))
+        lines.append(("  tighter", str(accounted(claim.events, claim.delta)), "computed here from the events"))
     return lines
