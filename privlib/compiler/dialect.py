@@ -156,6 +156,7 @@ _register("repeat", lambda args, a: (shape_of(args[0])[0] * int(a["views"]),))
 _register("clip", lambda args, _: [shape_of(args[0]), shape_of(args[0])])
 _register("weight_sum", _infer_weight_sum)
 _register("factor_sum", lambda args, _: shape_of(args[0])[1:])
+_register("add_gaussian", lambda args, _: shape_of(args[0]))
 
 
 def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call:
@@ -184,5 +185,10 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
     weight_sum(x, g, factors): as weight_norm → weighted sum, shaped as the weight; factor_sum(v, factors) (channels,)
     kept_sum(gradients, factors): kernel → weighted sum (output channels, input channels, *kernel)
     repeat(factors): views → every factor `views` times
+
+    and, to write down what the update kernel does (it is not lowered from here):
+    add_gaussian(sum, key uint32 (8,)): noise_multiplier, max_grad_norm, grid_step, stream → sum rounded to multiples of
+        grid_step + Gaussian noise of standard deviation noise_multiplier · max_grad_norm rounded likewise; one key gives
+        independent noise for every stream
     """
     return relax.Call(ir.Op.get(f"privlib.{name}"), list(args), tvm.ir.make_node("ir.DictAttrs", **attributes))
