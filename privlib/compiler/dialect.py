@@ -188,7 +188,7 @@ def call(name: str, args: Sequence[relax.Expr], **attributes: Any) -> relax.Call
 
     and, to write down what the update kernel does (it is not lowered from here):
     add_gaussian(sum, key uint32 (8,)): noise_multiplier, max_grad_norm, grid_step, stream → sum rounded to multiples of
-        grid_step + Gaussian noise of standard deviation noise_multiplier · max_grad_norm rounded likewise; one key gives
-        independent noise for every stream
+        grid_step + Gaussian noise of standard deviation noise_multiplier · max_grad_norm rounded likewise; one key
+        gives independent noise for every stream
     """
     return relax.Call(ir.Op.get(f"privlib.{name}"), list(args), tvm.ir.make_node("ir.DictAttrs", **attributes))
