@@ -40,9 +40,10 @@ class SummedLinear(nn.Module):
 
     def __init__(self, features: int, classes: int, layers: int = 1) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(features, classes, bias=False) for _ in range(layers))
-        for layer in self.layers:
+        linear = [nn.Linear(features, classes, bias=False) for _ in range(layers)]
+        for layer in linear:
             nn.init.zeros_(layer.weight)
+        self.layers = nn.ModuleList(linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         total = self.layers[0](x)

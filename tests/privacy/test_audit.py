@@ -137,7 +137,7 @@ def test_alignments_are_along_the_canaries_gradients(honest: TrainingStep, canar
 def test_what_an_audit_cannot_read_is_refused(artifact: Path) -> None:
     few = OneHotCanaries(3, 3, 2)
     with pytest.raises(AuditError, match="without momentum"):
-        one_run(trusted.load(artifact), few)  # type: ignore[arg-type]
+        one_run(trusted.load(artifact), few)
     privacy = DPSGD(noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=8)
     silent = compile_training(SummedLinear(5, 3), 4, input_shape=(5,), optimizer=SGD(1.0), privacy=privacy)
     with pytest.raises(AuditError, match="no noise"):
