@@ -48,7 +48,7 @@ def last_layer_unclipped() -> Iterator[None]:
         left = len(weights)
 
         @relax.expr_functor.mutator
-        class Unclipped(relax.PyExprMutator):  # type: ignore[misc]
+        class Unclipped(relax.PyExprMutator):
             def visit_call_(self, call: relax.Call) -> relax.Expr:
                 nonlocal left
                 if str(getattr(call.op, "name", "")) != "privlib.weight_sum":

@@ -136,8 +136,10 @@ def test_alignments_are_along_the_canaries_gradients(honest: TrainingStep, canar
 
 def test_what_an_audit_cannot_read_is_refused(artifact: Path) -> None:
     few = OneHotCanaries(3, 3, 2)
+    moving = trusted.load(artifact)
+    assert isinstance(moving, TrainingStep)
     with pytest.raises(AuditError, match="without momentum"):
-        one_run(trusted.load(artifact), few)  # type: ignore[arg-type]
+        one_run(moving, few)
     privacy = DPSGD(noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=8)
     silent = compile_training(SummedLinear(5, 3), 4, input_shape=(5,), optimizer=SGD(1.0), privacy=privacy)
     with pytest.raises(AuditError, match="no noise"):
@@ -148,7 +150,7 @@ def test_numbers_that_do_not_fit_are_refused(honest: TrainingStep) -> None:
     few, before = OneHotCanaries(3, 3, 2), honest.steps
     for wrong in ({"guesses": 3}, {"guesses": 10}, {"steps": 0}, {"delta": 0.0}, {"confidence": 1.0}):
         with pytest.raises(AuditError):
-            one_run(honest, few, **wrong)  # type: ignore[arg-type]
+            one_run(honest, few, **wrong)
     assert honest.steps == before
     with pytest.raises(AuditError):
         OneHotCanaries(3, 1)
