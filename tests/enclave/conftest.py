@@ -9,12 +9,14 @@ import torch
 from privlib import models
 from privlib.compiler import DPSGD, SGD, compile_inference, compile_training
 from privlib.enclave.image import EnclaveImage, build_image
+from privlib.enclave.launcher import launch
 from privlib.enclave.policy import QuotePolicy
+from privlib.enclave.release import Release
 from privlib.enclave.signer import Signer
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.enclave.state import StateStore
 from privlib.trusted.terms import Terms
-from tests.enclave.providers import Provider
+from tests.enclave.providers import Provider, request
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +79,17 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
 def other_provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
     """Another one, with 60 others."""
     return Provider(tmp_path_factory.mktemp("provider") / "data", 60, Terms(None), seed=1)
+
+
+@pytest.fixture(scope="session")
+def issued(
+    training_image: EnclaveImage, training_policy: QuotePolicy, tmp_path_factory: pytest.TempPathFactory
+) -> Release:
+    """A release of two epochs on one provider's data."""
+    folder = tmp_path_factory.mktemp("release")
+    provider = Provider(folder / "data", 60, Terms(8.0))
+    with launch(training_image, state=StateStore(folder / "state")) as enclave:
+        session = enclave.connect(training_policy)
+        provider.release_to(session)
+        session.train(request(provider, steps=1))
+        return session.train(request(provider, steps=2))

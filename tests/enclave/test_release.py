@@ -1,8 +1,6 @@
 """Releases: verified by who has the file and the root, and refused for any change of any claim."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,34 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privlib.enclave.image import EnclaveImage
-from privlib.enclave.launcher import launch
 from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.refusals import AttestationError, EvidenceError, ExpiredError, FreshnessError, MeasurementError
 from privlib.enclave.release import Release, ReleaseError, verify_release
 from privlib.enclave.simulated_root import SimulatedRoot
-from privlib.enclave.state import StateStore
 from privlib.errors import PrivlibError
-from privlib.suite import cli
 from privlib.trusted import release as format
 from privlib.trusted.ledger import line_of
 from privlib.trusted.protocol import Message, decode, encode
 from privlib.trusted.terms import Terms
-from tests.enclave.providers import Provider, request
-from tests.enclave.sources import SOURCES
-
-
-@pytest.fixture(scope="module")
-def issued(
-    training_image: EnclaveImage, training_policy: QuotePolicy, tmp_path_factory: pytest.TempPathFactory
-) -> Release:
-    """A release of two epochs on one provider's data."""
-    folder = tmp_path_factory.mktemp("release")
-    provider = Provider(folder / "data", 60, Terms(8.0))
-    with launch(training_image, state=StateStore(folder / "state")) as enclave:
-        session = enclave.connect(training_policy)
-        provider.release_to(session)
-        session.train(request(provider, steps=1))
-        return session.train(request(provider, steps=2))
 
 
 def rebuilt(release: Release, **arrays: bytes | np.ndarray | None) -> bytes:
@@ -117,16 +96,30 @@ def test_any_claim_that_is_changed_is_refused(
         verify_release(signed, training_policy)
 
 
-@pytest.mark.parametrize("name", ["claims", "key", "signature", "quote", "collateral", "manifest"])
-def test_any_part_that_is_changed_or_missing_is_refused(
+PARTS = ["claims", "key", "signature", "quote", "collateral", "manifest"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_any_part_that_is_changed_is_refused_or_changes_no_claim(
     name: str, issued: Release, training_policy: QuotePolicy
 ) -> None:
-    data = decode(issued.encode()).arrays[name].copy()
-    for at in (0, len(data) // 2, len(data) - 1):
+    """Spaces around the certificates of quote and collateral say nothing; every other part is refused with any bit
+    changed."""
+    data = decode(issued.encode()).arrays[name]
+    whole = name in ("claims", "key", "signature", "manifest")
+    for at in np.linspace(0, len(data) - 1, 40).astype(int):
         other = data.copy()
         other[at] ^= 1
-        with pytest.raises((ReleaseError, AttestationError)):
-            verify_release(rebuilt(issued, **{name: other}), training_policy)
+        try:
+            found = verify_release(rebuilt(issued, **{name: other}), training_policy)
+        except (ReleaseError, AttestationError):
+            continue
+        assert not whole and found.model == issued.claims["model"] and found.quote.tcb_status == "UpToDate"
+        assert found.quote.measurement in training_policy.measurements
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_any_part_that_is_missing_is_refused(name: str, issued: Release, training_policy: QuotePolicy) -> None:
     with pytest.raises(ReleaseError, match="no release"):
         verify_release(rebuilt(issued, **{name: None}), training_policy)
 
@@ -239,49 +232,6 @@ def test_what_an_enclave_claims_must_follow_from_what_it_shows(
     assert verify_release(sworn(root, training_image, issued, issued.claims), training_policy).updates == 3
     with pytest.raises(ReleaseError):
         verify_release(sworn(root, training_image, issued, LIES[name](issued.claims)), training_policy)
-
-
-def test_a_second_process_verifies_with_file_and_root_alone(
-    issued: Release, root: SimulatedRoot, training_image: EnclaveImage, tmp_path: Path
-) -> None:
-    """Without TVM, PyTorch, or a network; every claim with its trust anchor."""
-    issued.save(tmp_path / "model.release")
-    (tmp_path / "root.der").write_bytes(root.certificate)
-    code = (
-        "import sys\nfrom privlib.suite import cli\ncode = cli.main(sys.argv[1:])\n"
-        "assert not {'torch', 'tvm', 'tvm_ffi', 'scipy'} & set(sys.modules)\nsys.exit(code)\n"
-    )
-    command = [sys.executable, "-c", code, "verify-release", str(tmp_path / "model.release")]
-    environment = {"PYTHONPATH": str(SOURCES), "PRIVLIB_OFFLINE": "1", "PRIVLIB_CACHE": str(tmp_path / "none")}
-    done = subprocess.run(
-        [*command, "--root", str(tmp_path / "root.der")], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert said[-1].startswith("verdict       accepted")
-    claims, anchors = said[0:-1:2], said[1:-1:2]
-    assert all(each.strip().startswith("anchor: ") for each in anchors) and len(claims) == len(anchors)
-    assert "SIMULATED root, NOT INTEL" in claims[0] and "self-asserted" in anchors[-1]
-    text = done.stdout
-    assert training_image.measurement.hex() in text and issued.claims["model"] in text and "ε = " in text
-    refused = subprocess.run(command, capture_output=True, text=True, env=environment)  # Intel's root
-    assert refused.returncode == 1 and refused.stdout == "" and "does not verify under this root" in refused.stderr
-
-
-def test_the_command_refuses_what_was_altered(
-    issued: Release, root: SimulatedRoot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "root.der").write_bytes(root.certificate)
-    data = bytearray(issued.encode())
-    data[-1] ^= 1
-    (tmp_path / "altered").write_bytes(data)
-    options = ["--root", str(tmp_path / "root.der")]
-    assert cli.main(["verify-release", str(tmp_path / "altered"), *options]) == 1
-    assert cli.main(["verify-release", str(tmp_path / "missing"), *options]) == 1
-    issued.save(tmp_path / "good")
-    assert cli.main(["verify-release", str(tmp_path / "good"), *options, "--measurement", "00" * 32]) == 1
-    said = capsys.readouterr()
-    assert said.out == "" and "cannot be read" in said.err and "is not one that the policy names" in said.err
 
 
 @st.composite
