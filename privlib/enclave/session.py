@@ -151,8 +151,8 @@ class Session:
             try:
                 answer = self._in_the_clear(sealed, message.kind)
                 opened = conversation.open(_data(answer))
-            except BaseException:
-                self._ended = "the channel broke off"  # whatever came next would be out of order
+            except BaseException as error:  # whatever came next would be out of order
+                self._ended = str(error) if isinstance(error, EnclaveDied) else "the channel broke off"
                 raise
         return _refused(opened)
 
