@@ -140,7 +140,7 @@ def without_seccomp(image: EnclaveImage, signer: Signer, tmp_path_factory: pytes
 LAYERS = {
     "limits: no new descriptors": ("syscall(41, 2, 1, 0)", "EMFILE"),
     "private files: the host's are gone": ("syscall(21, b'/etc/passwd', 0)", "ENOENT"),
-    "private files: nor can they be reached by /proc": ("syscall(21, b'/proc/1/root/usr', 0)", "EACCES"),
+    "private files: nor can they be reached by /proc": ("syscall(21, b'/proc/1/root', 0)", "EACCES"),
     "no capabilities: no mount": ("syscall(165, b'none', b'/', b'tmpfs', 0, None)", "EPERM"),
     "no capabilities: no other namespace": ("syscall(272, 0x40000000)", "EPERM"),
     "no capabilities: no other user": ("syscall(105, 12345)", "EINVAL"),
