@@ -223,6 +223,15 @@ class _Differentiator:
     def back_spatial_mean(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
         self.add_gradient(call.args[0], self.emit("spatial_mean_gradient", [g], input=shape_of(call.args[0])))
 
+    def back_row_sum(self, call: relax.Call, _result: relax.Expr, g: relax.Expr) -> None:
+        """Every value of a row gets the row's: a spatial mean over rows of one channel, times their length."""
+        *outer, length = shape_of(call.args[0])
+        rows = self.builder.emit(relax.op.reshape(g, (math.prod(outer), 1)))
+        spread = self.emit("spatial_mean_gradient", [rows], input=[math.prod(outer), length, 1, 1])
+        spread = self.builder.emit(relax.op.reshape(spread, (*outer, length)))
+        factor = float(call.attrs["factor"]) * length
+        self.add_gradient(call.args[0], self.emit("elementwise", [spread], formula="scale", scalar=factor))
+
     def before_epilogue(self, call: relax.Call, result: relax.Expr, g: relax.Expr) -> relax.Expr:
         """The gradient before activation and residual; the residual operand (always the last) gets the same."""
         activation = str(call.attrs["activation"])
