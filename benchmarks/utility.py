@@ -77,7 +77,7 @@ def run(profile: str, rows: Sequence[str]) -> None:
         record.dataset(split)
     record.note(TUNING)
     record.note(NOISE)
-    curves = {}
+    curves: dict[str, pictures.Curve] = {}
     for row in rows:
         if row != HEADS[0] and profile != "full" and len(rows) == len(ROWS):
             record.note(f"{row} is left out here: `--only {row}` or the profile full measures it")
