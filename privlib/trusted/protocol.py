@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.pages import new_memory
 
 MAXIMUM_FRAME = 64 << 20
 MAXIMUM_HEAD = 64 << 10
@@ -85,9 +86,8 @@ class Stream:
         self.bytes_in += size
         return payload
 
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        rest = memoryview(data)
+    def _exactly(self, size: int) -> memoryview:
+        rest = data = new_memory(size)
         while rest:
             if self._incoming < 0:
                 raise ClosedError("this end is closed")
