@@ -37,22 +37,25 @@ def epoch(row: str, throughput: Mapping[str, Sequence[float]]) -> None:
         )  # fmt: skip
     if row != "resnet32":
         return
-    images = {
-        "hours_of_164_epochs": RESNET_EPOCHS * EXAMPLES,
-        "hours_of_the_talks_half_day": TALK_HOURS * 3600 * _talk(),
-    }
-    for quantity, count in images.items():
+    hours(row, throughput)
+
+
+def hours(row: str, throughput: Mapping[str, Sequence[float]]) -> None:
+    """Record how long whole runs take at each peer's measured speed."""
+    half_day = TALK_HOURS * 3600 * _talk()
+    runs = {"hours_of_164_epochs": RESNET_EPOCHS * EXAMPLES, "hours_of_the_half_day": half_day}
+    for quantity, images in runs.items():
         for name, rates in throughput.items():
             rows = ROWS_PER_EXAMPLE if name.endswith("_enclave") else 1
-            hours = rows * count / median(rates) / 3600
             record.metric(
-                f"{row}/{name}/{quantity}", hours, "h", kind="modelled", nature="timing", higher_is_better=False
-            )
+                f"{row}/{name}/{quantity}", rows * images / median(rates) / 3600, "h",
+                kind="modelled", nature="timing", higher_is_better=False,
+            )  # fmt: skip
     record.note(
-        f"{row}: hours are derived from the speed measured: 164 epochs are He et al.'s 64,000 iterations of 128; the "
-        f"talk's half day at its own speed holds {TALK_HOURS * 3600 * _talk() / EXAMPLES:.1f} epochs; inside, every update "
-        f"runs {ROWS_PER_EXAMPLE} batches of {BATCH} rows for the {BATCH} examples that it draws on average, so that "
-        "the host does not see how many there were, and the hours count them all"
+        f"{row}: hours are derived from the speed measured. 164 epochs are He et al.'s 64,000 iterations of 128; the "
+        f"talk's half day at its own speed holds {half_day / EXAMPLES:.1f} epochs. Inside, every update runs "
+        f"{ROWS_PER_EXAMPLE} batches of {BATCH} rows for the {BATCH} examples that it draws on average, so that the "
+        "host does not see how many there were, and the hours count them all"
     )
 
 
