@@ -24,6 +24,7 @@ VERSION = "1"
 ROWS = ("vgg9", "mobilenet32", "mobilenet224", "channel")
 EFFORTS = {"smoke": Effort(2, 0.01), "quick": Effort(5, 0.3), "full": Effort(15, 0.3)}
 UPDATES = {"smoke": 2, "quick": 96, "full": 782}  # of an epoch; 782 batches of 64 are CIFAR-10
+REFERENCE = "pytorch_eager"  # whose logits both must give
 LAUNCHES = {"smoke": 1, "quick": 5, "full": 15}
 
 
@@ -82,7 +83,7 @@ def _train(case: Case, profile: str) -> None:
 
 def _infer(case: Case, profile: str) -> None:
     """Requests inside and outside; launches, each until its first attested answer."""
-    measured = harness.compare(case, "inference", EFFORTS[profile], ["privlib", "privlib_enclave"])
+    measured = harness.compare(case, "inference", EFFORTS[profile], ["privlib", "privlib_enclave", REFERENCE])
     cifar10.compiled(case.row, measured)
     cifar10.inside(case, measured, {"privlib": "privlib_enclave"})
     image = _enclave.image_of(case, "benchmarks.peers.privlib")
