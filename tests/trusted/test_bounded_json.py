@@ -59,7 +59,7 @@ def test_deep_texts_are_refused_where_some_library_has_raised_the_recursion_limi
         "from privlib.errors import PrivlibError\n"
         "from privlib.trusted import ledger, protocol, terms\n"
         "deep = b'[' * 60_000\n"
-        "head = b'{\"kind\":\"x\",\"arrays\":[],\"fields\":' + deep\n"
+        'head = b\'{"kind":"x","arrays":[],"fields":\' + deep\n'
         "payload = len(head).to_bytes(4, 'little') + head\n"
         "for read in (lambda: protocol.decode(payload), lambda: terms.Terms.decode(deep * 20),\n"
         "             lambda: ledger.parse('it', b'0' * 64 + b' ' + deep * 20 + b'\\n')):\n"
