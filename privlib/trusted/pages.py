@@ -10,7 +10,8 @@ goes on as before. Large messages are read into such memory too (`new_memory`): 
 import contextlib
 import ctypes
 import mmap
-from pathlib import Path
+import os
+import weakref
 
 HUGE_PAGE = 2 << 20  # bytes, on x86-64
 _COLLAPSE = 25  # MADV_COLLAPSE, not in the standard library
@@ -32,33 +33,41 @@ def new_memory(size: int) -> memoryview:
 
 
 class NewMemory:
-    """Private memory that this process maps after the object is made."""
+    """Private memory that this process maps after the object is made. The list of mappings is opened then: a worker
+    that first runs its model has closed itself in already, and opens nothing more."""
 
     def __init__(self) -> None:
-        self._before: list[Range] | None = _mapped()
+        self._maps: weakref.finalize[..., NewMemory] | None = None
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+            self._maps = weakref.finalize(self, os.close, self._descriptor)
+            self._before = _mapped(self._descriptor)
 
     def use_huge_pages(self) -> None:
         """Ask for huge pages, the first time it is called."""
-        if self._before is None:
+        if self._maps is None or not self._maps.alive:
             return
-        before, self._before = self._before, None
+        after = _mapped(self._descriptor)
+        self._maps()
         advise = ctypes.CDLL(None).madvise
-        for start, end in _without(_mapped(), before):
+        for start, end in _without(after, self._before):
             start, end = -(-start // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
             if start < end:
                 for advice in (mmap.MADV_HUGEPAGE, _COLLAPSE):
                     advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
-def _mapped() -> list[Range]:
-    """Writable anonymous mappings (and the heap) in rising order; empty where Linux does not say."""
+def _mapped(descriptor: int) -> list[Range]:
+    """Writable anonymous mappings (and the heap) in rising order. descriptor: of /proc/self/maps."""
+    pieces: list[bytes] = []
+    while piece := os.pread(descriptor, 1 << 20, sum(map(len, pieces))):
+        pieces.append(piece)
     found: list[Range] = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            addresses, permissions, *_, inode = line.split(None, 5)[:5]
-            if permissions == "rw-p" and inode == "0":
-                start, end = addresses.split("-")
-                found.append((int(start, 16), int(end, 16)))
+    for line in b"".join(pieces).splitlines():
+        addresses, permissions, *_, inode = line.split(None, 5)[:5]
+        if permissions == b"rw-p" and inode == b"0":
+            start, end = addresses.split(b"-")
+            found.append((int(start, 16), int(end, 16)))
     return found
 
 

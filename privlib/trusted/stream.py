@@ -149,7 +149,7 @@ class MessageStream:
 
 def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:
     """What each record of a message of `size` bytes holds; only a piece that lies in several parts is a copy."""
-    views = [view.cast("B") for view in map(memoryview, parts) if view.nbytes]
+    views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
     left = size
     while True:
         wanted, gathered = min(left, MAXIMUM_LENGTH), []
