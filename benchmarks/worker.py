@@ -62,7 +62,8 @@ def _prepare(task: Callable[[Case], Any], case: Case, output: Path) -> Prepared:
     made: Prepared = found if isinstance(found, Prepared) else Prepared({"output": found()}, found)
     if made is found:
         made.run()
-    np.savez(output, **dict(made.agreement))
+    arrays: dict[str, Any] = dict(made.agreement)
+    np.savez(output, **arrays)
     return made
 
 

@@ -81,8 +81,8 @@ def rows(metrics: Mapping[str, Record]) -> list[dict[str, Any]]:
 def myelin(row: str) -> float | None:
     """What the talk reports for a row: private in the enclave over non-private on its own machine."""
     values = {number["name"]: number["value"] for number in report.reported_numbers()}
-    pair = [values.get(f"{row}/{who}/training_throughput") for who in ("myelin_private", "cpu_non_private")]
-    return None if None in pair else pair[0] / pair[1]
+    names = [f"{row}/{who}/training_throughput" for who in ("myelin_private", "cpu_non_private")]
+    return float(values[names[0]] / values[names[1]]) if set(names) <= set(values) else None
 
 
 def figure(metrics: Mapping[str, Record]) -> tuple["Figure", str]:
