@@ -116,7 +116,7 @@ def launch(
     quotes as a debug enclave's. require: mechanisms without which it must not start, by their names in
     `Enclave.report.mechanisms` of a simulated platform; ALL_MECHANISMS for all of them. state: where its sealed
     state is kept; None for a folder of the cache, one for each measurement.
-    Raises PlatformError, MechanismError, LaunchError, ImageError.
+    Raises PlatformError, MechanismError, LaunchError (LaunchTimeout for a worker that says nothing), ImageError.
     """
     chosen = platform_named(platform) if isinstance(platform, str) else platform
     if reason := chosen.missing():

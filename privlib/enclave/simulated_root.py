@@ -30,6 +30,7 @@ from privlib.enclave import quote_writer, simulated_pki
 from privlib.enclave.refusals import AttestationError
 from privlib.enclave.simulated_pki import Issuer, Platform
 from privlib.files import cache_dir, create_private
+from privlib.trusted.bounded_json import read_json
 
 FILE = "simulated-root.json"
 COLLATERAL_DAYS = 30
@@ -76,7 +77,7 @@ class SimulatedRoot:
         except FileNotFoundError:
             text = create_private(path, json.dumps(cls.create()._encode(), indent=1))
         try:
-            return cls._decode(json.loads(text))
+            return cls._decode(read_json(text))
         except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise AttestationError(f"{path} is damaged ({error!r}); remove it, and a new root is made") from error
 

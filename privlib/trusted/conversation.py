@@ -6,8 +6,9 @@ A payload is a message's records (`privlib.trusted.records`), one after the othe
 import numpy as np
 
 from privlib.trusted.channel_errors import RecordFormatError
+from privlib.trusted.pages import new_memory
 from privlib.trusted.protocol import MAXIMUM_FRAME, MAXIMUM_HEAD, Buffer, Message, decode, encode
-from privlib.trusted.records import Opener, Sealer
+from privlib.trusted.records import Opener, Sealer, sealed_size
 from privlib.trusted.stream import MessageStream
 
 MAXIMUM_PAYLOAD = MAXIMUM_FRAME - MAXIMUM_HEAD  # of a message before it is sealed: records and a head fit beside it
@@ -17,11 +18,16 @@ class _Payload:
     """The transport of a MessageStream: one payload each way."""
 
     def __init__(self) -> None:
-        self.written = bytearray()
         self.left = memoryview(b"")
 
+    def begin(self, size: int) -> memoryview:
+        """Where the payload that is written next will be, of `size` bytes."""
+        self._room = new_memory(size)
+        return self._room
+
     def write(self, data: Buffer, /) -> int:
-        self.written += data
+        self._room[: len(data)] = data
+        self._room = self._room[len(data) :]
         return len(data)
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -41,10 +47,10 @@ class Conversation:
 
     def seal(self, message: Message) -> np.ndarray:
         """The records of a message, uint8. Raises LimitError for one that no frame holds."""
-        plain = b"".join(encode(message))
-        self._payload.written = bytearray()
-        self._stream.send(plain)
-        return np.frombuffer(self._payload.written, np.uint8)
+        parts = encode(message)
+        sealed = self._payload.begin(sealed_size(sum(map(len, parts))))
+        self._stream.send(*parts)
+        return np.frombuffer(sealed, np.uint8)
 
     def open(self, records: np.ndarray) -> Message:
         """The message in `records`, uint8 and contiguous."""

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.bounded_json import read_json
+from privlib.trusted.pages import new_memory
 
 MAXIMUM_FRAME = 64 << 20
 MAXIMUM_HEAD = 64 << 10
@@ -85,9 +87,8 @@ class Stream:
         self.bytes_in += size
         return payload
 
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        rest = memoryview(data)
+    def _exactly(self, size: int) -> memoryview:
+        rest = data = new_memory(size)
         while rest:
             if self._incoming < 0:
                 raise ClosedError("this end is closed")
@@ -129,7 +130,7 @@ def decode(payload: Buffer) -> Message:
         raise ProtocolError(f"a head of {length} bytes is announced; the message has {len(payload)}")
     body = memoryview(payload)[_LENGTH.size :]
     try:
-        head = json.loads(bytes(body[:length]), parse_constant=_no_constant)
+        head = read_json(bytes(body[:length]), parse_constant=_no_constant)
         kind, fields, listed = head["kind"], head["fields"], head["arrays"]
         if len(head) != 3 or not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(listed, list)):
             raise ValueError("kind must be a text, fields an object, arrays a list, and nothing else there")
@@ -137,7 +138,7 @@ def decode(payload: Buffer) -> Message:
         rest = body[length:]
         for name, dtype, shape in listed:
             arrays[name], rest = _array(rest, name, dtype, shape, taken=arrays)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"the head is malformed: {error!r}") from None
     if len(rest):
         raise ProtocolError(f"{len(rest)} bytes follow the last array")

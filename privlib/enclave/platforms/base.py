@@ -1,13 +1,17 @@
 """What a platform has to offer, and the table of platforms by name."""
 
+import select
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from privlib.enclave.errors import PlatformError
+from privlib.enclave.errors import LaunchTimeout, PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.trusted.protocol import Stream
+from privlib.trusted.protocol import Message, Stream, decode
 from privlib.trusted.sealing import SealingKeys
+
+SILENCE_SECONDS = 300.0
+"""How long a worker may take from its start to its first word; PyTorch under Gramine takes about a minute."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,18 @@ class Platform(Protocol):
 
     def start(self, image: EnclaveImage, *, debug: bool, require: Sequence[str]) -> Process:
         """Load, start, and wait until the worker is ready. Raises LaunchError, MechanismError, ImageError."""
+
+
+def first_word(stream: Stream) -> Message:
+    """The first message of a worker that was started. Raises LaunchTimeout after SILENCE_SECONDS, ClosedError where it
+    ends, ProtocolError."""
+    waiting = select.poll()
+    waiting.register(stream.incoming, select.POLLIN)
+    if not waiting.poll(1000 * SILENCE_SECONDS):
+        raise LaunchTimeout(
+            f"the worker has said nothing for {SILENCE_SECONDS:g} s; look at the machine's load, memory and entropy"
+        )
+    return decode(stream.receive())
 
 
 _PLATFORMS: dict[str, Callable[[], Platform]] = {}
