@@ -8,7 +8,9 @@ from privlib.enclave import register_platform
 from privlib.enclave.errors import PlatformError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.launcher import launch
-from privlib.enclave.platforms import GraminePlatform, Platform, SimulatedPlatform, base
+from privlib.enclave.platforms import Platform, base
+from privlib.enclave.platforms.gramine import GraminePlatform
+from privlib.enclave.platforms.simulated import SimulatedPlatform
 from privlib.enclave.signer import Signer
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.trusted import CompiledModel, load

@@ -19,7 +19,8 @@ from privlib.enclave import inventory
 from privlib.enclave.errors import EnclaveDied, ImageError, LaunchError, MechanismError, PlatformError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.launcher import ALL_MECHANISMS, launch
-from privlib.enclave.platforms import SimulatedPlatform, simulated
+from privlib.enclave.platforms import simulated
+from privlib.enclave.platforms.simulated import SimulatedPlatform
 from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.refusals import DebugError, EvidenceError
 from privlib.enclave.signer import Signer
