@@ -12,7 +12,7 @@ from privlib.ginseng.memory.dram import DRAM
 from privlib.ginseng.memory.modes import protected_dram
 from privlib.ginseng.memory.traffic import MODES
 from privlib.ginseng.report import CycleReport
-from privlib.ginseng.simulate import simulate
+from privlib.ginseng.simulation import simulate
 from privlib.ginseng.tec import measured_timing
 from privlib.ginseng.vta import functional
 from privlib.ginseng.vta.compile import lower

@@ -28,25 +28,34 @@ from privlib.trusted.binding import encode
 
 ENCLAVE = 1
 _SOURCES = {
-    "bitstream": ("ginseng/rtl", "*.sv"),  # SIMULATED: the design stands for the bitstream that is made of it
-    "monitor": ("ginseng/monitor", "[emt]*.py"),
-    "accelerator": ("ginseng/vta", "*.py"),  # SIMULATED: what the chip's logic would be
-    "memory": ("ginseng/memory", "*.py"),
-    "firmware": ("ginseng/device", "*.py"),
-    "channel": ("trusted", "*.py"),
+    "monitor": ("ginseng.monitor", "__init__ expr machine table"),
+    "accelerator": ("ginseng.vta", "__init__ config execute functional isa network program uops"),
+    "memory": ("ginseng.memory", "__init__ blocks dram encrypted"),
+    "core": ("ginseng", "__init__ errors tec"),
+    "firmware": ("ginseng.device", "__init__ errors hardware package secure_os service worker"),
+    "channel": (
+        "trusted",
+        "__init__ binding channel channel_errors conversation delivery door host inbox platform protocol records "
+        "requests sealing storage stream",
+    ),
+    "quoting": (
+        "enclave",
+        "__init__ errors quote_writer refusals signer simulated_pki simulated_root simulated_sealing",
+    ),
+    "common": ("", "__init__ errors files"),
 }
-_OF_MONITOR = ("expr.py", "machine.py", "table.py")
+"""Every module of privlib in the process that plays the chip, by what it would be on one."""
 
 
 def own_files() -> dict[str, bytes]:
-    """What this device is made of: name -> bytes."""
+    """What this device is made of: name -> bytes. `bitstream/` is SIMULATED: the SystemVerilog stands for the bitstream
+    that is made of it."""
     home = Path(privlib.__file__).parent
-    return {
-        f"{folder}/{path.name}": path.read_bytes()
-        for folder, (place, pattern) in _SOURCES.items()
-        for path in sorted((home / place).glob(pattern))
-        if folder != "monitor" or path.name in _OF_MONITOR
-    }
+    found = {f"bitstream/{path.name}": path.read_bytes() for path in sorted((home / "ginseng" / "rtl").glob("*.sv"))}
+    for folder, (package, names) in _SOURCES.items():
+        place = home.joinpath(*package.split("."))
+        found |= {f"{folder}/{name}.py": (place / f"{name}.py").read_bytes() for name in names.split()}
+    return found
 
 
 def boot_digest(files: Mapping[str, bytes]) -> bytes:
