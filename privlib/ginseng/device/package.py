@@ -27,6 +27,7 @@ FOLDER = "program/"
 DESCRIPTION, STREAMS = f"{FOLDER}description.json", f"{FOLDER}streams"
 PARAMETERS, SEALED = f"{FOLDER}parameters", f"{FOLDER}parameters.sealed"
 MOST_DRAM_BYTES = 1 << 28
+MOST_EXPONENT = 100
 _FORMAT = 1
 _CODE, _MODEL = (Kind.INSTRUCTIONS, Kind.UOPS), (Kind.BIAS, Kind.WEIGHTS)
 _LAYERS: dict[str, type[Window]] = {kind.__name__: kind for kind in (Conv, MaxPool, SumPool)}
@@ -126,9 +127,9 @@ def _read(files: Mapping[str, bytes]) -> Package:
     if PARAMETERS in files:
         constants |= _cut(_regions(regions.values(), _MODEL), files[PARAMETERS], PARAMETERS)
     config = VtaConfig(**{name: _natural(value) for name, value in said["config"].items()})
-    exponents = [int(each) for each in said["exponents"]]
+    entering, leaving = map(_exponent, said["exponents"])
     program = VtaProgram(network, config, tuple(programs), regions)
-    return Package(program, partition, exponents[0], exponents[1], constants, _context(files), dict(files))
+    return Package(program, partition, entering, leaving, constants, _context(files), dict(files))
 
 
 def _check_layout(regions: Mapping[str, Region], said: list[object], network: Network) -> None:
@@ -181,4 +182,10 @@ def _context(files: Mapping[str, bytes]) -> bytes:
 def _natural(value: object) -> int:
     if type(value) is not int or not 0 <= value <= MOST_DRAM_BYTES:
         raise PackageError(f"expected a whole number from 0 to {MOST_DRAM_BYTES}, got {value!r}")
+    return value
+
+
+def _exponent(value: object) -> int:
+    if type(value) is not int or abs(value) > MOST_EXPONENT:
+        raise PackageError(f"expected an exponent from -{MOST_EXPONENT} to {MOST_EXPONENT}, got {value!r}")
     return value

@@ -69,7 +69,7 @@ class SecureOs:
 
     def __init__(self, package: Package, booted: bytes) -> None:
         """booted: the boot digest, 32 bytes."""
-        self._monitor, self._booted = Monitor(), booted
+        self.monitor, self._booted = Monitor(), booted
         self._call("create", enclave=ENCLAVE)
         regions = sorted(package.program.regions.values(), key=lambda region: region.number)
         for region in regions:
@@ -81,8 +81,13 @@ class SecureOs:
         self.mailbox = len(regions) + 2
         self._call("share", enclave=ENCLAVE, region=self.mailbox)
         self._call("finalize", enclave=ENCLAVE)
-        chain = self._monitor.state["measurement"][ENCLAVE]
-        self.measurement = hashlib.sha256(encode(b"privlib ginseng measurement v1", (booted, _bytes(chain)))).digest()
+
+    @property
+    def measurement(self) -> bytes:
+        """What runs here, 32 bytes."""
+        chain: int = self.monitor.state["measurement"][ENCLAVE]
+        fields = (self._booted, chain.to_bytes(32, "big"))
+        return hashlib.sha256(encode(b"privlib ginseng measurement v1", fields)).digest()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -99,34 +104,29 @@ class SecureOs:
             self._call("load_key", value=int.from_bytes(key, "big"))
 
     def attested_measurement(self, report_data: bytes) -> bytes:
-        """The measurement, where the monitor's report over `report_data` is of this chain. Raises MonitorRefusal."""
+        """The measurement, if the monitor's report over `report_data` is one of it. Raises MonitorRefusal."""
         nonce = int.from_bytes(report_data, "big")
         with self.running():
             report = self._call("attest", nonce=nonce)
-        chain = self._monitor.state["measurement"][ENCLAVE]
-        measured = hashlib.sha256(encode(b"privlib ginseng measurement v1", (self._booted, _bytes(chain)))).digest()
+        chain = self.monitor.state["measurement"][ENCLAVE]
         if report != concrete_extend(concrete_extend(chain, REPORTED), nonce):
             raise MonitorRefusal("the monitor's report is not of the enclave that runs")
-        return measured
+        return self.measurement
 
     def store(self, region: Region) -> int:
         """The version under which a tensor is written next. Raises MonitorRefusal where it may not be."""
         self._call("store", region=region.number)
-        return int(self._monitor.state["version"][region.number])
+        return int(self.monitor.state["version"][region.number])
 
     def destroy(self) -> None:
         """End the enclave and wipe its key and memory."""
         self._call("destroy", enclave=ENCLAVE)
         for number in range(self.mailbox + 1):
-            if self._monitor.state["owner"].get(number) == ENCLAVE:
+            if self.monitor.state["owner"].get(number) == ENCLAVE:
                 self._call("reclaim", region=number)
 
-    def host_call(self, name: str, **arguments: int) -> int:
-        """A call that the host makes through the mailbox. Raises MonitorRefusal, MonitorError."""
-        return self._call(name, **arguments)
-
     def _call(self, name: str, **arguments: int) -> int:
-        reply = self._monitor.call(name, **arguments)
+        reply = self.monitor.call(name, **arguments)
         if reply.refused is not None:
             raise MonitorRefusal(f"{name} is refused: {reply.refused}")
         return reply.value
@@ -156,7 +156,3 @@ class GuardedDram:
 
 def _number(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest(), "big")
-
-
-def _bytes(chain: int) -> bytes:
-    return chain.to_bytes(32, "big")
