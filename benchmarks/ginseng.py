@@ -207,6 +207,7 @@ def monitor(profile: str) -> None:
 def end_to_end(profile: str) -> None:
     """Networks trained and quantised, on the attested device: model and images in encrypted, logits out encrypted.
     ResNet-32 is the variant with BatchNorm: GroupNorm needs each image's own statistics."""
+    record.dataset(data.load_cifar10("test"))
     for row, name, norm in TRAINED if profile != "smoke" else TRAINED[:1]:
         _trained(row, name, norm, profile)
 
@@ -218,7 +219,6 @@ def _trained(row: str, name: models.Name, norm: models.Norm | None, profile: str
     found = trained.load_trained(name, recipe, norm=norm)
     record.note(f"trained as {recipe!r} says, in {found.train_seconds:.0f} s: {found.accuracy_line}")
     test = data.load_cifar10("test")
-    record.dataset(test)
     count = {"smoke": 200, "quick": 1000}.get(profile, len(test))
     images, labels = data.preprocess(test.images[:count]), test.labels[:count]
     program = lower(found.model, data.preprocess(data.load_cifar10("train").images[:CALIBRATION_IMAGES]))
