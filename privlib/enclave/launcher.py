@@ -45,6 +45,11 @@ class Enclave:
         return self._process.measurement
 
     @property
+    def process(self) -> Process:
+        """What the host has of it, as its platform made it."""
+        return self._process
+
+    @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.alive()

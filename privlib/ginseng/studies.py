@@ -180,11 +180,16 @@ def end_to_end(program: VtaProgram, images: npt.NDArray[np.float32]) -> EndToEnd
         ):
             provision_model(session, key, image, policy, device.collateral)
             protected = session.infer(images)
+    return EndToEnd(protected, unprotected_logits(program, images), image.measurement)
+
+
+def unprotected_logits(program: VtaProgram, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits float32 (N, classes) from the simulated accelerator over plain memory."""
     quantised = _quantised(program)
     memory = protected_dram("none", program)
     functional.load_constants(program, quantised.parameters, memory)
     outputs = [functional.run(program, memory, each).ravel() for each in quantised.quantise_images(images)]
-    return EndToEnd(protected, quantised.dequantise(np.stack(outputs)), image.measurement)
+    return quantised.dequantise(np.stack(outputs))
 
 
 def _quantised(program: VtaProgram) -> "QuantisedModel":

@@ -91,7 +91,7 @@ def expected(quantised: QuantisedModel, x: np.ndarray) -> np.ndarray:
 
 
 def dram(device: Enclave) -> "memoryview":
-    process = device._process
+    process = device.process
     assert isinstance(process, GinsengProcess) and process.dram is not None
     return memoryview(process.dram)
 
@@ -324,7 +324,7 @@ def test_a_plain_model_takes_no_key_and_a_table_of_shapes_makes_no_image(
 
 def test_a_device_that_dies_says_how(image: DeviceImage, platform: GinsengPlatform, tmp_path: Path) -> None:
     with launch(image, platform) as device:
-        process = device._process
+        process = device.process
         assert isinstance(process, GinsengProcess)
         process._process.kill()
         with pytest.raises(Exception, match="SIGKILL"):
