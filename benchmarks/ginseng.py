@@ -38,7 +38,7 @@ TRAINED: tuple[tuple[str, models.Name, models.Norm | None], ...] = (
     ("small_cnn_trained", "small_cnn", None),
     ("vgg9_trained", "vgg9", None),
     ("resnet32_batch_norm_trained", "resnet32", "batch"),
-    ("mobilenet_trained", "mobilenet", "batch"),
+    ("mobilenet_trained", "mobilenet", None),
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ginseng
-from privlib.ginseng import lower, reported, rtl_area, studies
+from privlib.ginseng import lower, pictures, reported, rtl_area, studies
 from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.memory.dram import DRAM
 from privlib.ginseng.rtl_flow import RtlError
@@ -65,6 +65,9 @@ def test_a_trained_network_runs_on_the_attested_device_with_the_bits_of_the_unpr
     right = [metrics[f"small_cnn_trained/{column}/test_accuracy"]["value"] for column in ("float32", "int8")]
     assert abs(right[0] - right[1]) < 0.1
     assert any("test images" in note for note in data["notes"])
+    (row,) = pictures.trained_networks(metrics)
+    assert row["same bits as unprotected"] == "2 of 2 images" and row["float32, right"] == f"{right[0]:.1%}"
+    assert row["CPU enclave, images/s (measured)"] == "not measured" and row["network"] == "Small CNN"
     free, protected = (metrics[f"small_cnn_trained/{mode}/cycles"]["value"] for mode in ("none", "tec"))
     assert free < protected < 1.02 * free
 

@@ -29,4 +29,4 @@ class ModelMissingError(DeviceError):
 
 
 class HaltedError(DeviceError):
-    """The device found its memory altered, wiped its keys and does nothing more; launch it again."""
+    """The device found its memory altered, destroyed its enclave and does nothing more; launch it again."""

@@ -6,11 +6,12 @@ model_offer           nonce                result: public_key, quote
 model_key             public_key, sealed   result
 status                                     result: as of an enclave, and `model`: whether it is in memory
 
-What trains (`train`, `offer`, `provision`) is refused by a TrainingUnsupportedError. Once memory was found altered,
-the keys are wiped and everything is refused.
+What trains (`train`, `offer`, `provision`) is refused by a TrainingUnsupportedError. Once memory was found altered, the
+enclave is destroyed, its memory key and model are let go, and everything is refused.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ class DeviceService:
     ) -> None:
         """memory: empty, under the boot's key."""
         self._package, self._os, self._platform, self._host, self._stream = package, secure_os, platform, host, stream
-        self._memory = GuardedDram(secure_os, memory)
+        self._memory: GuardedDram | None = GuardedDram(secure_os, memory)
         self._offers: dict[bytes, KeyOffer] = {}
         self._served, self._halted = 0, ""
         self._ready = SEALED not in package.files
@@ -69,7 +70,7 @@ class DeviceService:
     def answer(self, message: Message, client: bytes | None) -> Message:
         """Raises PrivlibError, MemoryError."""
         if self._halted:
-            raise HaltedError(f"{self._halted}; the keys are wiped, launch the device again")
+            raise HaltedError(f"{self._halted}; the enclave is destroyed, launch the device again")
         if message.kind in _TRAINING:
             raise TrainingUnsupportedError(
                 f"{message.kind!r}: training on the accelerator is not claimed; train on another platform"
@@ -91,19 +92,25 @@ class DeviceService:
         if not np.isfinite(images).all():
             raise RequestError("images hold what is no number; look at what was sent")
         self._need_model()
-        rows = [self._run(image) for image in quantised(images, self._package.input_exponent)]
-        width = program.network.shapes[program.network.output][0]
-        integers = np.stack(rows) if rows else np.zeros((0, width), np.int8)
+        integers = np.zeros((len(images), program.network.shapes[program.network.output][0]), np.int8)
+        try:
+            for number, image in enumerate(quantised(images, self._package.input_exponent)):
+                with self._os.running():
+                    integers[number] = functional.run(program, self._live(), image).ravel()
+        except IntegrityError as error:
+            self._halt(str(error))
+            raise
         return Message("result", arrays={"logits": real(integers, self._package.output_exponent)})
 
-    def _run(self, image: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-        try:
-            with self._os.running():
-                return functional.run(self._package.program, self._memory, image).ravel()
-        except IntegrityError as error:
-            self._halted = str(error)
-            self._os.destroy()
-            raise
+    def _live(self) -> GuardedDram:
+        assert self._memory is not None, "a halted device answers nothing"
+        return self._memory
+
+    def _halt(self, why: str) -> None:
+        self._os.destroy()
+        self._halted, self._memory, self._state = why, None, None
+        self._package = replace(self._package, constants={})
+        self._offers.clear()
 
     def _need_model(self) -> None:
         """Raises ModelMissingError, and RollbackError or SealError where the host's sealed state is not the newest."""
@@ -119,8 +126,8 @@ class DeviceService:
         with self._os.running():
             for name, content in contents.items():
                 region = self._package.program.regions[name]
-                self._memory.begin(region)
-                self._memory.write(region.base, content)
+                self._live().begin(region)
+                self._live().write(region.base, content)
         self._ready = True
 
     def _offer(self, message: Message) -> Message:

@@ -34,7 +34,8 @@ class BootedPlatform:
         self._os, self._keys, self._signature, self._debug = booted, keys, signature, debug
 
     def quote(self, data: bytes) -> bytes:
-        """A DCAP quote over 64 bytes of report data, of what the monitor attests. Raises MonitorRefusal."""
+        """A DCAP quote over 64 bytes of report data, of what the monitor attests. Its layout is SGX's, so a verdict's
+        `tee` reads SGX; the anchor says whose it is. Raises MonitorRefusal."""
         measurement, signature = self._os.attested_measurement(data), self._signature
         return self._keys.root.quote(
             measurement, signature.mr_signer, signature.product_id, signature.svn, self._debug, data
