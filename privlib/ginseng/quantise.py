@@ -2,9 +2,9 @@
 
 Every tensor gets a power-of-two scale: real = integer / 2**exponent. With exponents x (input), w (weights) and y
 (output), a layer's sums have exponent x + w, and `>> (x + w - y)` brings them to y: the accelerator has no other
-rescaling. BatchNorm is folded first, and layers are equalised (`privlib.ginseng.equalise`). Each exponent is the one, of
-the few that make sense, with the smallest mean squared rounding and clipping error on the calibration images (weights:
-on the weights themselves).
+rescaling. BatchNorm is folded first, and layers are equalised (`privlib.ginseng.equalise`). Each exponent is the one,
+of the few that make sense, with the smallest mean squared rounding and clipping error on the calibration images
+(weights: on the weights themselves).
 
 | refused | why |
 |---|---|
