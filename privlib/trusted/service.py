@@ -13,23 +13,17 @@ Anything else, and anything more or less, is answered with an error: {"type", "t
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from privlib.errors import PrivlibError
 from privlib.trusted.epoch import TrainRequest
 from privlib.trusted.host import Host
 from privlib.trusted.inbox import Inbox
 from privlib.trusted.model import CompiledModel
 from privlib.trusted.platform import Platform
 from privlib.trusted.protocol import Message, Stream
+from privlib.trusted.requests import RequestError, array_of, bytes_in, takes
 from privlib.trusted.training import TrainingStep
 from privlib.trusted.training_service import TrainingService, digest_text
 
 _COUNTS = ("frames_in", "frames_out", "bytes_in", "bytes_out", "system_calls")
-
-
-class RequestError(PrivlibError):
-    """A request that this worker does not know, or whose fields or arrays are not what it takes."""
 
 
 Handler = Callable[[Message, bytes | None], Message]
@@ -67,9 +61,7 @@ class Service:
         if message.kind not in self._handlers:
             raise RequestError(f"{message.kind[:40]!r} is no request; there are {', '.join(self._handlers)}")
         handle, fields, arrays = self._handlers[message.kind]
-        if set(message.fields) != fields or set(message.arrays) != arrays:
-            wanted = ", ".join(sorted(fields | arrays)) or "nothing"
-            raise RequestError(f"{message.kind} takes {wanted}, and all of it; look at what was sent")
+        takes(message, fields, arrays)
         answered = handle(message, client)
         self._served += 1
         return answered
@@ -111,16 +103,3 @@ class Service:
         counts["host_calls"] = self._host.calls
         rows = self._trainer.rows if self._trainer else {}
         return Message("result", {"rows": rows, "updates": updates, "served": self._served, **counts})
-
-
-def array_of(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)
-
-
-def bytes_in(message: Message, name: str, size: int | None = None) -> bytes:
-    """An array of a message as bytes. Raises RequestError for another type or size."""
-    found = message.arrays[name]
-    if found.dtype != np.uint8 or found.ndim != 1 or (size is not None and len(found) != size):
-        wanted = f"({size},)" if size is not None else "(n,)"
-        raise RequestError(f"{name} is uint8 {wanted}, got {found.dtype} {found.shape}")
-    return found.tobytes()

@@ -20,7 +20,8 @@ from privlib.enclave import inventory
 from privlib.enclave.errors import EnclaveDied, ImageError, LaunchError, LaunchTimeout, MechanismError, PlatformError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.launcher import ALL_MECHANISMS, launch
-from privlib.enclave.platforms import SimulatedPlatform, base, simulated
+from privlib.enclave.platforms import base, simulated
+from privlib.enclave.platforms.simulated import SimulatedPlatform
 from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.refusals import DebugError, EvidenceError
 from privlib.enclave.signer import Signer
