@@ -3,36 +3,29 @@
 request    fields                                                       arrays             answer
 infer                                                                   images             result: logits
 offer                                                                   nonce              result: public_key, quote
-provision  dataset, terms                                               public_key, sealed result: rows
+provision  dataset, terms, grant ("" for none)                          public_key, sealed result: rows
+session    job                                                                             result: public_key, quote
+job        job                                                                             output, see TrainingService
 train      datasets, steps, sample_rate, physical_batches, learning_rate                   release
 status                                                                                     result: see Service.status
 
 Anything else, and anything more or less, is answered with an error: {"type", "text"}.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from privlib.errors import PrivlibError
 from privlib.trusted.epoch import TrainRequest
 from privlib.trusted.host import Host
 from privlib.trusted.inbox import Inbox
 from privlib.trusted.model import CompiledModel
 from privlib.trusted.platform import Platform
 from privlib.trusted.protocol import Message, Stream
+from privlib.trusted.requests import Handlers, RequestError, array_of, bytes_in, dispatch, text_in
 from privlib.trusted.training import TrainingStep
 from privlib.trusted.training_service import TrainingService, digest_text
 
 _COUNTS = ("frames_in", "frames_out", "bytes_in", "bytes_out", "system_calls")
-
-
-class RequestError(PrivlibError):
-    """A request that this worker does not know, or whose fields or arrays are not what it takes."""
-
-
-Handler = Callable[[Message, bytes | None], Message]
 
 
 class Service:
@@ -52,25 +45,21 @@ class Service:
         if isinstance(loaded, TrainingStep):
             self._trainer = TrainingService(loaded, host, platform, inbox, configuration["dataset_bytes"])
         self._served = 0
-        self._handlers: dict[str, tuple[Handler, set[str], set[str]]] = {
+        self._handlers: Handlers = {
             "infer": (self._infer, set(), {"images"}),
             "offer": (self._offer, set(), {"nonce"}),
-            "provision": (self._provision, {"dataset", "terms"}, {"public_key", "sealed"}),
+            "provision": (self._provision, {"dataset", "terms", "grant"}, {"public_key", "sealed"}),
             "train": (
                 self._train, {"datasets", "steps", "sample_rate", "physical_batches", "learning_rate"}, set(),
             ),
+            "session": (self._session, {"job"}, set()),
+            "job": (self._job, {"job"}, set()),
             "status": (self._status, set(), set()),
         }  # fmt: skip
 
     def answer(self, message: Message, client: bytes | None) -> Message:
         """client: the identity that the sender has proven, or None. Raises PrivlibError, MemoryError."""
-        if message.kind not in self._handlers:
-            raise RequestError(f"{message.kind[:40]!r} is no request; there are {', '.join(self._handlers)}")
-        handle, fields, arrays = self._handlers[message.kind]
-        if set(message.fields) != fields or set(message.arrays) != arrays:
-            wanted = ", ".join(sorted(fields | arrays)) or "nothing"
-            raise RequestError(f"{message.kind} takes {wanted}, and all of it; look at what was sent")
-        answered = handle(message, client)
+        answered = dispatch(self._handlers, message, client)
         self._served += 1
         return answered
 
@@ -84,12 +73,17 @@ class Service:
         return Message("result", arrays={"public_key": array_of(key), "quote": array_of(quote)})
 
     def _provision(self, message: Message, _: bytes | None) -> Message:
-        terms = message.fields["terms"]
-        if not isinstance(terms, str):
-            raise RequestError("terms are a text")
+        terms, grant = text_in(message, "terms").encode(), text_in(message, "grant").encode()
         key, sealed = bytes_in(message, "public_key", 32), bytes_in(message, "sealed")
-        rows = self._training().provision(key, sealed, digest_text(message.fields["dataset"]), terms.encode())
+        rows = self._training().provision(key, sealed, digest_text(message.fields["dataset"]), terms, grant)
         return Message("result", {"rows": rows})
+
+    def _session(self, message: Message, _: bytes | None) -> Message:
+        key, quote = self._training().session_key(digest_text(message.fields["job"]))
+        return Message("result", arrays={"public_key": array_of(key), "quote": array_of(quote)})
+
+    def _job(self, message: Message, _: bytes | None) -> Message:
+        return self._training().job(digest_text(message.fields["job"]))
 
     def _train(self, message: Message, client: bytes | None) -> Message:
         training, names = self._training(), message.fields["datasets"]
@@ -111,16 +105,3 @@ class Service:
         counts["host_calls"] = self._host.calls
         rows = self._trainer.rows if self._trainer else {}
         return Message("result", {"rows": rows, "updates": updates, "served": self._served, **counts})
-
-
-def array_of(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)
-
-
-def bytes_in(message: Message, name: str, size: int | None = None) -> bytes:
-    """An array of a message as bytes. Raises RequestError for another type or size."""
-    found = message.arrays[name]
-    if found.dtype != np.uint8 or found.ndim != 1 or (size is not None and len(found) != size):
-        wanted = f"({size},)" if size is not None else "(n,)"
-        raise RequestError(f"{name} is uint8 {wanted}, got {found.dtype} {found.shape}")
-    return found.tobytes()

@@ -1,0 +1,151 @@
+"""What each dataset is worth to a job, from statistics that are private before anybody compares anything.
+
+Statistics  of each dataset, once: S = Σ v(x) ⊗ onehot(y), K × (F + 1), where v(x) = (features, 1) / |(features, 1)|:
+            the image averaged over a coarse grid and flattened. Every example adds one row of norm 1, so adding or
+            removing one changes S by 1 in L2, plus what rounding adds (below).
+Mechanism   Gaussian on an integer grid, as in the training step: each example's row is rounded to multiples of 2⁻²⁰,
+            summed exactly, and integer noise of standard deviation ν is added. Charged to each dataset's own budget as
+            one full-batch Gaussian of multiplier ν / (1 + √(F + 1) · 2⁻²¹), before it is computed.
+Values      everything after that is post-processing and free: utility of a coalition = accuracy of the nearest class
+            mean, learned from the sum of its members' statistics, on what the others' statistics say; Shapley's value
+            over it (Shapley 1953; Ghorbani & Zou 2019, arXiv 1904.02868).
+
+The utility needs no validation set: a coalition's class means are held against every provider's noisy class means,
+weighted by its noisy class counts. A provider of junk agrees with nobody, and nobody's junk is private data of others.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from privlib.errors import PrivlibError
+from privlib.trusted.events import Event
+from privlib.trusted.randomness import Stream
+
+GRID = 8  # features are averages over GRID × GRID fields of each channel
+STEP = 2.0**-20
+EXACT_UP_TO = 8
+PERMUTATIONS = 2000
+WHOLE = 10_000
+
+
+class AppraisalError(PrivlibError):
+    """Statistics that do not fit one another, or no dataset."""
+
+
+def appraisal_event(noise_multiplier: float, features: int) -> Event:
+    """What one dataset is charged for its statistics. features: F, without the constant one."""
+    sensitivity = 1 + math.sqrt(features + 1) * STEP / 2
+    return Event("full", noise_multiplier / sensitivity, 1)
+
+
+def feature_count(input_shape: Sequence[int]) -> int:
+    """F of images (C, H, W)."""
+    channels, height, width = input_shape
+    return channels * min(GRID, height) * min(GRID, width)
+
+
+def noisy_statistics(images: np.ndarray, labels: np.ndarray, classes: int, noise_multiplier: float) -> np.ndarray:
+    """S with its noise, float64 (classes, F + 1). images float32 (n, C, H, W) or (n, K, C, H, W): the first view;
+    labels int64 (n,). A non-finite image counts for nothing."""
+    total = np.zeros((classes, feature_count(images.shape[-3:]) + 1), np.int64)
+    for start in range(0, len(labels), 4096):
+        rows = _rows(images[start : start + 4096])
+        np.add.at(total, labels[start : start + 4096], np.rint(rows / STEP).astype(np.int64))
+    return (total + _integer_noise(noise_multiplier / STEP, total.shape)) * STEP
+
+
+def _rows(images: np.ndarray) -> np.ndarray:
+    """Unit vectors, float64 (n, F + 1); zeros for a non-finite image."""
+    views = images[:, 0] if images.ndim == 5 else images
+    count, channels, height, width = views.shape
+    rows, columns = min(GRID, height), min(GRID, width)
+    cut = views[:, :, : height // rows * rows, : width // columns * columns].astype(np.float64)
+    fields = cut.reshape(count, channels, rows, height // rows, columns, width // columns).mean((3, 5))
+    vectors = np.concatenate([fields.reshape(count, -1), np.ones((count, 1))], 1)
+    finite = np.isfinite(vectors).all(1)
+    vectors = np.where(finite[:, None], np.clip(vectors, -1e6, 1e6), 0.0)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def _integer_noise(deviation: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Gaussian noise rounded to integers, int64: Box & Muller on 53-bit uniforms of ChaCha20 (`randomness`)."""
+    count = math.prod(shape)
+    words = Stream().words(2 * count)
+    first, second = ((words[:count] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53, (words[count:] >> np.uint64(11)) * 2.0**-53
+    normal = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
+    return np.rint(deviation * normal).astype(np.int64).reshape(shape)
+
+
+def utility(members: Sequence[int], statistics: Sequence[np.ndarray]) -> float:
+    """Of a coalition, from 0 to 1: how often its nearest class mean names the class of a provider's class mean, weighted
+    by that provider's noisy counts. The empty coalition guesses."""
+    classes = statistics[0].shape[0]
+    if not members:
+        return 1 / classes
+    pooled = np.sum([statistics[member] for member in members], 0)
+    means, known = _means(pooled)
+    right = whole = 0.0
+    for each in statistics:
+        theirs, present = _means(each)
+        weights = np.where(present, np.maximum(each[:, -1], 0), 0)
+        distances = np.where(known[None, :], -(theirs @ means.T), np.inf)
+        right += float(weights[np.argmin(distances, 1) == np.arange(classes)].sum())
+        whole += float(weights.sum())
+    return right / whole if whole > 0 else 1 / classes
+
+
+def _means(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit class means, centred over the classes, and which classes have any."""
+    present = statistics[:, -1] > 0
+    scaled = statistics[:, :-1] / np.where(present, statistics[:, -1], 1)[:, None]
+    centred = np.where(present[:, None], scaled - (scaled[present].mean(0) if present.any() else 0), 0)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0), present
+
+
+def shapley(value: Callable[[tuple[int, ...]], float], players: int, permutations: int = PERMUTATIONS) -> np.ndarray:
+    """Shapley's value of each player, float64 (players,): exactly up to EXACT_UP_TO players, else from random orders
+    (Castro, Gómez & Tejada 2009; its standard error falls as 1/√permutations). value: of a sorted coalition."""
+    if players < 1:
+        raise AppraisalError("there is nobody to appraise")
+    known: dict[tuple[int, ...], float] = {}
+
+    def worth(members: tuple[int, ...]) -> float:
+        if members not in known:
+            known[members] = value(members)
+        return known[members]
+
+    result = np.zeros(players)
+    if players <= EXACT_UP_TO:
+        for player in range(players):
+            others = [each for each in range(players) if each != player]
+            for size in range(players):
+                weight = 1 / (players * math.comb(players - 1, size))
+                for members in combinations(others, size):
+                    gain = worth(tuple(sorted((*members, player)))) - worth(members)
+                    result[player] += weight * gain
+        return result
+    for _ in range(permutations):
+        before, members = worth(()), ()
+        for player in Stream().shuffled(np.arange(players)):
+            members = tuple(sorted((*members, int(player))))
+            after = worth(members)
+            result[player] += (after - before) / permutations
+            before = after
+    return result
+
+
+def shares(values: np.ndarray) -> list[int]:
+    """Basis points of the providers' payment, whole and together WHOLE: half of it equally, half by value, where a
+    negative value counts as none. What rounding leaves goes to the first ones, a point each."""
+    positive = np.maximum(values, 0)
+    by_value = positive / positive.sum() if positive.sum() > 0 else np.full(len(values), 1 / len(values))
+    exact = WHOLE * (0.5 / len(values) + 0.5 * by_value)
+    points = [int(each) for each in np.floor(exact)]
+    for index in range(WHOLE - sum(points)):
+        points[index] += 1
+    return points
