@@ -1,0 +1,23 @@
+"""What a chain refuses."""
+
+from privlib.sterling.errors import SterlingError
+
+
+class ChainError(SterlingError):
+    """The chain could not do what was asked; the message says what and why."""
+
+
+class RevertedError(ChainError):
+    """A contract refused the call; nothing changed. `reason` is the contract's own word ("" where it gave none)."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} was refused: {reason or 'no reason given'}")
+        self.reason = reason
+
+
+class ReorganisedError(ChainError):
+    """The transaction is no longer on the chain: another branch took over. Send it again, or act on its absence."""
+
+
+class NodeError(ChainError):
+    """The node cannot be had, did not start, or does not answer."""
