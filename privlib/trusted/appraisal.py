@@ -75,14 +75,14 @@ def _integer_noise(deviation: float, shape: tuple[int, ...]) -> np.ndarray:
     """Gaussian noise rounded to integers, int64: Box & Muller on 53-bit uniforms of ChaCha20 (`randomness`)."""
     count = math.prod(shape)
     words = Stream().words(2 * count)
-    first, second = ((words[:count] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53, (words[count:] >> np.uint64(11)) * 2.0**-53
-    normal = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
+    radius, angle = (((half >> np.uint64(11)) + np.uint64(1)) * 2.0**-53 for half in (words[:count], words[count:]))
+    normal = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
     return np.rint(deviation * normal).astype(np.int64).reshape(shape)
 
 
 def utility(members: Sequence[int], statistics: Sequence[np.ndarray]) -> float:
-    """Of a coalition, from 0 to 1: how often its nearest class mean names the class of a provider's class mean, weighted
-    by that provider's noisy counts. The empty coalition guesses."""
+    """Of a coalition, from 0 to 1: how often its nearest class mean names the class of a provider's class mean,
+    weighted by that provider's noisy counts. The empty coalition guesses."""
     classes = statistics[0].shape[0]
     if not members:
         return 1 / classes

@@ -5,9 +5,9 @@
     revocations    Ed25519 by the issuer over "privlib revocations v1" ‖ canonical JSON {issuer, ids, issued, expires}
     presentation   Ed25519 by the subject over "privlib presentation v1" ‖ grant: the subject wants this job
 
-Subject and issuer are Ed25519 keys, times Unix seconds. Claims are texts by name, of CLAIMS. An issuer without a current
-list of revocations counts for nothing: silence must not make a revoked credential good again. The shape follows W3C
-Verifiable Credentials 2.0 (issuer, subject, validity, status), without its JSON-LD.
+Subject and issuer are Ed25519 keys, times Unix seconds. Claims are texts by name, of CLAIMS. An issuer without a
+current list of revocations counts for nothing: silence must not make a revoked credential good again. The shape follows
+W3C Verifiable Credentials 2.0 (issuer, subject, validity, status), without its JSON-LD.
 """
 
 import json

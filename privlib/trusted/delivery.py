@@ -49,7 +49,8 @@ class KeyOffer:
         self.report_data = report_data(self.public_key, nonce, delivery_purpose(purpose))
 
     def open(self, sealed: bytes, dataset: bytes, policy: bytes = b"") -> bytes:
-        """The delivered key, 32 bytes, or with a gate key 64; `dataset` and `policy` are what the enclave will use it for (names or digests).
+        """The delivered key, 32 bytes, or with a gate key 64; `dataset` and `policy` are what the enclave will use it
+        for (names or digests).
 
         Raises KeyDeliveryError where it was sealed for anything else (the offer stays open: the host may retry), and
         ReplayError once the offer has been used.
@@ -58,7 +59,7 @@ class KeyOffer:
             raise ReplayError("this offer has received its key; ask for a new offer")
         if len(sealed) not in (SEALED_BYTES, SEALED_WITH_GATE) or not sealed.startswith(MAGIC):
             raise KeyDeliveryError(
-                f"sealed key: {len(sealed)} bytes, expected {SEALED_BYTES} or {SEALED_WITH_GATE} that begin with {MAGIC!r}"
+                f"sealed key: {len(sealed)} bytes; {SEALED_BYTES} or {SEALED_WITH_GATE} that begin with {MAGIC!r} expected"
             )
         context = info(self._measurement, self._purpose, self._nonce, dataset, policy)
         try:

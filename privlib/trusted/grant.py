@@ -47,7 +47,7 @@ class Grant:
         whole = type(self.steps) is int and type(self.physical_batches) is int
         real = type(self.sample_rate) is float and type(self.appraisal_noise) is float
         if not whole or not real or not 0 <= self.appraisal_noise < 1e9 or not self.datasets:
-            raise GrantError("a grant names datasets, whole steps and physical_batches, sample_rate and appraisal_noise")
+            raise GrantError("a grant names datasets, steps, physical_batches, sample_rate and appraisal_noise")
 
     def encode(self) -> bytes:
         """Canonical JSON."""

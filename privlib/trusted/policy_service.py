@@ -1,7 +1,7 @@
 """A provider's confidential contract: its policy, executed in an enclave of its own, decides to whom the key goes.
 
-After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and what
-came of it leaves only once the commitment is final there.
+After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and
+what came of it leaves only once the commitment is final there.
 
     commitment = SHA-256("privlib policy state v1" ‖ previous commitment ‖ SHA-256(sealed state) ‖ job ‖ result)
 
@@ -18,8 +18,8 @@ gate      job, completed                                                        
 
 `state` carries previous and commitment, and the sealed state, for the host to store before it commits. Of the same
 committed state a host may have several successors proposed; the chain takes one of them, and `confirm` that one alone.
-The enclave knows for itself: credentials, budget's debit, finality, and the policy's answer. That quote and program were
-verified is the word of the provider, whose channel `install` and `propose` must come through.
+The enclave knows for itself: credentials, budget's debit, finality, and the policy's answer. That quote and program
+were verified is the word of the provider, whose channel `install` and `propose` must come through.
 
 A job's key is wrapped once, for one offer of one enclave: an enclave that dies with it gives its job no second key.
 """
@@ -169,9 +169,7 @@ class PolicyService:
             raise RequestError("the grant is for another market, chain or dataset")
         if grant.job in state["jobs"]:
             raise AlreadyGrantedError("this job's key was wrapped, for one offer; a job gets no second key")
-        head = self._statement(
-            state, text_in(message, "head"), what=HEAD, dataset=state["dataset"], nonce=self._used()
-        )
+        head = self._statement(state, text_in(message, "head"), what=HEAD, dataset=state["dataset"], nonce=self._used())
         if head.value != self._head:
             raise StateRollbackError("the chain has a newer state than this enclave; open the newest")
         measurement = text_in(message, "measurement")

@@ -20,7 +20,7 @@ from privlib.trusted.process import OwnProcess
 from privlib.trusted.protocol import MAXIMUM_FRAME, Message, Stream, encode
 from privlib.trusted.serving import CONFIGURATION, CRASHED, close_in, serve
 
-_PROBE = bytes.fromhex("6001600c60003960016000f300")  # deployment code of a contract that stops
+_PROBE = bytes.fromhex("6001600c60003960016000f35b")  # deployment code of a contract that does nothing
 
 
 def main(folder: str, channel: tuple[int, int], mechanisms: dict[str, str]) -> None:

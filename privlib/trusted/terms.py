@@ -20,8 +20,8 @@ class TermsError(PrivlibError, ValueError):
 class Terms:
     """epsilon, delta: what all training together may reach (epsilon None: no limit, also training without noise; an
     enclave of another measurement that gets the key counts anew). consumers: Ed25519 public keys (32 bytes) of who may
-    have it trained on; None: whoever opens a channel. policy, chain: SHA-256 (hexadecimal) of the deployment code of the
-    EVM policy that keeps the key, and the id of the chain that keeps the budget; both or neither. A dataset with a
+    have it trained on; None: whoever opens a channel. policy, chain: SHA-256 (hexadecimal) of the deployment code of
+    the EVM policy that keeps the key, and the id of the chain that keeps the budget; both or neither. A dataset with a
     policy is trained on for jobs of that market alone (`privlib.trusted.grant`).
 
     Raises TermsError.
@@ -61,7 +61,7 @@ class Terms:
     def encode(self) -> bytes:
         """Canonical JSON; what names no policy has no such entries."""
         consumers = None if self.consumers is None else sorted(each.hex() for each in self.consumers)
-        value = {"consumers": consumers, "delta": self.delta, "epsilon": self.epsilon}
+        value: dict[str, object] = {"consumers": consumers, "delta": self.delta, "epsilon": self.epsilon}
         if self.policy is not None:
             value |= {"policy": self.policy, "chain": self.chain}
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

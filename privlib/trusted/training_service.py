@@ -152,7 +152,10 @@ class TrainingService:
         return self._train(chosen, request)
 
     def session_key(self, job: str) -> tuple[bytes, bytes]:
-        """(the job's signing key X ‖ Y, a quote that binds it to the job); the same key whenever it is asked for."""
+        """(the job's signing key X ‖ Y, a quote that binds it to the job); the same key whenever it is asked for.
+        Raises ProvisionError where many jobs have one."""
+        if len(self._session_keys) >= _MAXIMUM_OFFERS and job not in self._session_keys:
+            raise ProvisionError("this enclave has signing keys of many jobs; a job gets an enclave of its own")
         key = self._session_keys.setdefault(job, SessionKey(job))
         return key.public_key, self._platform.quote(key.report_data)
 
