@@ -25,6 +25,7 @@ from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.session import Session
 from privlib.enclave.signer import Signer
 from privlib.enclave.state import StateStore
+from privlib.sterling.chain.compiled import compile_vyper
 from privlib.sterling.errors import (
     AlreadyGranted,
     CredentialRefused,
@@ -35,13 +36,16 @@ from privlib.sterling.errors import (
     StateRolledBack,
     SterlingError,
 )
-from privlib.sterling.chain.compiled import compile_vyper
 from privlib.trusted.loader import POLICY_MARK
 from privlib.trusted.policy_call import claim_word
 from privlib.trusted.protocol import Message
 from privlib.trusted.serving import CONFIGURATION
 
 POLICIES = Path(__file__).parent / "policies"
+_CREDENTIALS = (
+    "CredentialError", "ForgedCredential", "UntrustedIssuer", "ExpiredCredential", "RevokedCredential", "WrongSubject",
+)  # fmt: skip
+_SEALS = ("SealAlteredError", "SealFormatError", "SealIdentityError", "SealLabelError", "SealVersionError")
 _REFUSALS: dict[str, type[SterlingError]] = {
     "PolicyRefusal": PolicyRefused,
     "PolicyProgramError": PolicyRefused,
@@ -50,20 +54,9 @@ _REFUSALS: dict[str, type[SterlingError]] = {
     "AlreadyGrantedError": AlreadyGranted,
     "StateForkError": StateForked,
     "StateRollbackError": StateRolledBack,
-    **{
-        name: CredentialRefused
-        for name in (
-            "CredentialError", "ForgedCredential", "UntrustedIssuer", "ExpiredCredential", "RevokedCredential",
-            "WrongSubject",
-        )
-    },
-    **{
-        name: PolicyStateError
-        for name in (
-            "SealAlteredError", "SealFormatError", "SealIdentityError", "SealLabelError", "SealVersionError",
-        )
-    },
-}  # fmt: skip
+    **dict.fromkeys(_CREDENTIALS, CredentialRefused),
+    **dict.fromkeys(_SEALS, PolicyStateError),
+}
 
 
 @dataclass(frozen=True)

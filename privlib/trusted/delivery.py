@@ -59,7 +59,7 @@ class KeyOffer:
             raise ReplayError("this offer has received its key; ask for a new offer")
         if len(sealed) not in (SEALED_BYTES, SEALED_WITH_GATE) or not sealed.startswith(MAGIC):
             raise KeyDeliveryError(
-                f"sealed key: {len(sealed)} bytes; {SEALED_BYTES} or {SEALED_WITH_GATE} that begin with {MAGIC!r} expected"
+                f"sealed key: {len(sealed)} bytes, not {SEALED_BYTES} or {SEALED_WITH_GATE} that begin with {MAGIC!r}"
             )
         context = info(self._measurement, self._purpose, self._nonce, dataset, policy)
         try:
