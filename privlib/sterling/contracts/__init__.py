@@ -7,8 +7,8 @@ BudgetLedger         Rényi curves in fixed point, one account per dataset
 TransparencyLog      policies, measurements and programs, append-only, with inclusion proofs (RFC 9162)
 StateCommitments     the newest state of every confidential contract
 
-`privlib.sterling.contracts.market` deploys them; `terms` has their structs, `budget` their curves, `quotes` takes a DCAP
-quote apart for them, `transparency` makes and checks proofs.
+`privlib.sterling.contracts.market` deploys them; `terms` has their structs, `budget` their curves, `quotes` takes a
+DCAP quote apart for them, `transparency` makes and checks proofs.
 """
 
 from pathlib import Path

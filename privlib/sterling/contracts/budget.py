@@ -1,7 +1,8 @@
 """Rényi curves in fixed point, rounded against the consumer, and the budget caps that follow from (ε, δ).
 
 A curve is a Rényi divergence at `ORDERS` in units of 10⁻⁹ nats, sixteen lanes of 64 bits in four words, as curves.vy
-adds them. What a job is charged is never below the bound of `privlib.trusted.renyi`, which is never below dp-accounting.
+adds them. What a job is charged is never below the bound of `privlib.trusted.renyi`, which is never below
+dp-accounting's.
 
 A budget (ε, δ) is a cap at each order: the divergence that Canonne, Kamath & Steinke 2020 (2004.00010, proposition 12)
 converts to ε at δ / 16, rounded down. It holds as long as one order is within its cap; a sixteenth of δ each, because

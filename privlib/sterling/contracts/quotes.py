@@ -53,8 +53,8 @@ class RegistryQuote:
 
 
 def session_report_data(chain_id: int, registry: str, session: str, free: bytes = bytes(32)) -> bytes:
-    """The 64 bytes of report data that bind a session key: a SHA-256 over label, chain, attestation registry and session
-    (addresses as hexadecimal), then 32 `free` bytes, for instance the hash of a key for HPKE."""
+    """The 64 bytes of report data that bind a session key: a SHA-256 over label, chain, attestation registry and
+    session (addresses as hexadecimal), then 32 `free` bytes, for instance the hash of a key for HPKE."""
     parts = (SESSION_LABEL, chain_id.to_bytes(32, "big"), *(bytes.fromhex(each[2:]) for each in (registry, session)))
     return hashlib.sha256(b"".join(parts)).digest() + free
 

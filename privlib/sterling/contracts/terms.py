@@ -1,7 +1,7 @@
 """The structs of terms.vy and DatasetRegistry.vy as values: fields in the same order, lists filled up with zeros."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
 
@@ -92,10 +92,10 @@ class DatasetTerms:
 class Terms:
     """A job. Its identity is the hash of all of it, so nothing in it can change.
 
-    datasets: ids, ascending, at most 8; prices: wei for each; bonus: wei that the enclave's appraisal splits among them;
-    executor_basis_points: the executor's fee in 1/10,000 of prices and bonus, rounded up, paid on top; program: digest
-    of the program to verify; curve: from `privlib.sterling.contracts.budget.curve_words`; recipient: hash of the public
-    key to which the model's key is sealed; salt: 32 bytes, random.
+    datasets: ids, ascending, at most 8; prices: wei for each; bonus: wei that the enclave's appraisal splits among
+    them; executor_basis_points: the executor's fee in 1/10,000 of prices and bonus, rounded up, paid on top; program:
+    digest of the program to verify; curve: from `privlib.sterling.contracts.budget.curve_words`; grant_by, complete_by:
+    Unix seconds; recipient: hash of the public key to which the model's key is sealed; salt: 32 bytes, random.
     """
 
     payer: str
@@ -120,7 +120,10 @@ class Terms:
     @classmethod
     def decoded(cls, values: Sequence[Any]) -> "Terms":
         """From the terms in a `Requested` event."""
-        return cls(*values[:8], Evidence(*values[8]), *values[9:])
+        return cls(
+            **{field.name: value for field, value in zip(fields(cls), values, strict=True)}
+            | {"evidence": Evidence(*values[8])}
+        )
 
 
 def padded(values: Sequence[int]) -> tuple[int, ...]:

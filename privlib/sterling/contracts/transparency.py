@@ -42,8 +42,8 @@ def inclusion_proof(entries: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def check_inclusion(entry: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> None:
-    """Raise ProofError unless the proof shows that `entry` is number `index` of the log of `size` entries with that root
-    (section 2.1.3.2)."""
+    """Raise ProofError unless the proof shows that `entry` is number `index` of the log of `size` entries with that
+    root (section 2.1.3.2)."""
     if not 0 <= index < size:
         raise ProofError(f"entry {index} of {size}: there is none")
     at, last, node = index, size - 1, _leaf(entry)
