@@ -3,9 +3,11 @@
 import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from eth_account import Account as _Keys
 from eth_account.signers.local import LocalAccount
+from eth_typing import Hash32
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Account:
 
     def sign(self, digest: bytes) -> bytes:
         """A signature over a digest of 32 bytes: r ‖ s ‖ v, 65 bytes, s low, v 27 or 28, as `ecrecover` takes it."""
-        return bytes(self._local.unsafe_sign_hash(digest).signature)
+        return bytes(self._local.unsafe_sign_hash(Hash32(digest)).signature)
 
-    def sign_transaction(self, fields: dict[str, object]) -> bytes:
+    def sign_transaction(self, fields: dict[str, Any]) -> bytes:
         """A signed transaction (EIP-2718), as a node takes it."""
         return bytes(self._local.sign_transaction(fields).raw_transaction)

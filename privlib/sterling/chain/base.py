@@ -1,7 +1,7 @@
 """What a chain is: accounts, transactions, logs, finality. One conformance suite runs over every implementation.
 
-Every transaction is mined at once in a block of its own. A block is final once `confirmations` blocks follow it; what is
-final is never reorganised. Gas is counted and costs nothing (the base fee is zero), so that balances in tests are exact.
+Every transaction is mined at once in a block of its own. A block is final once `confirmations` blocks follow it; what
+is final is never reorganised. Gas is counted and costs nothing (the base fee is zero), so that balances are exact.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,9 @@ At = Literal["latest", "final"]
 ETHER = 10**18
 CONFIRMATIONS = 3
 INITIAL_BALANCE = 10_000 * ETHER
+GENESIS_SECONDS = 1_750_000_000
+TRANSACTION_GAS = 16_000_000
+"""What a transaction may use; the network's own limit is 2²⁴ (EIP-7825)."""
 
 
 @dataclass(frozen=True)

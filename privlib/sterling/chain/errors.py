@@ -1,6 +1,12 @@
 """What a chain refuses."""
 
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from eth_utils.crypto import keccak
+
 from privlib.sterling.errors import SterlingError
+
+_ERROR_SELECTOR = keccak(text="Error(string)")[:4]
 
 
 class ChainError(SterlingError):
@@ -21,3 +27,13 @@ class ReorganisedError(ChainError):
 
 class NodeError(ChainError):
     """The node cannot be had, did not start, or does not answer."""
+
+
+def revert_reason(output: bytes) -> str:
+    """The text of Error(string) in what a refused call returned, "" where there is none."""
+    if output[:4] != _ERROR_SELECTOR:
+        return ""
+    try:
+        return str(decode(["string"], output[4:])[0])
+    except (DecodingError, UnicodeDecodeError):
+        return ""
