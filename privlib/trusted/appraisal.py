@@ -28,7 +28,7 @@ GRID = 8  # features are averages over GRID × GRID fields of each channel
 STEP = 2.0**-20
 EXACT_UP_TO = 8
 PERMUTATIONS = 2000
-WHOLE = 10_000
+WHOLE = 1_000_000
 
 
 class AppraisalError(PrivlibError):
@@ -139,13 +139,10 @@ def shapley(value: Callable[[tuple[int, ...]], float], players: int, permutation
     return result
 
 
-def shares(values: np.ndarray) -> list[int]:
-    """Basis points of the providers' payment, whole and together WHOLE: half of it equally, half by value, where a
-    negative value counts as none. What rounding leaves goes to the first ones, a point each."""
+def weights_of(values: np.ndarray) -> list[int]:
+    """Whole weights for a payment by value, at least one of them positive: a negative value counts as none, and where
+    there is no positive one all are equal."""
     positive = np.maximum(values, 0)
-    by_value = positive / positive.sum() if positive.sum() > 0 else np.full(len(values), 1 / len(values))
-    exact = WHOLE * (0.5 / len(values) + 0.5 * by_value)
-    points = [int(each) for each in np.floor(exact)]
-    for index in range(WHOLE - sum(points)):
-        points[index] += 1
-    return points
+    if positive.sum() <= 0:
+        return [1] * len(values)
+    return [int(each) for each in np.rint(WHOLE * positive / positive.sum())]

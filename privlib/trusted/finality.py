@@ -6,10 +6,11 @@ A light client's proof would stand here with a chain whose headers prove their f
 development node have no such headers, so the witnesses SIMULATE one: who holds `threshold` of their keys can lie.
 
     signed     Ed25519 over "privlib finality v1" ‖ canonical JSON of the statement
-    what       head        `value` is the newest state commitment of the dataset's contract
-               debited     the job's charge to the dataset is final, in favour of an enclave of measurement `value`
-               completed   the job's payment has been split; `value` is the digest of its output
-    nonce      the enclave's: a statement is not older than it. Zeros where age does no harm (what is final stays so)
+    what       head        `value` is the newest state of the confidential contract `subject`
+               granted     the job `subject` is granted: all its budgets are charged, nothing it rests on is revoked; to
+                           an enclave of measurement `value`
+               completed   the payment of the job `subject` has been split; `value` is the digest of its output
+    nonce      the enclave's: a statement is not older than it
 """
 
 import json
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from privlib.errors import PrivlibError
 from privlib.trusted.binding import encode
 
-HEAD, DEBITED, COMPLETED = "head", "debited", "completed"
+HEAD, GRANTED, COMPLETED = "head", "granted", "completed"
 NOTHING = "00" * 32
 _LARGEST = 1 << 16
 
@@ -33,14 +34,13 @@ class FinalityError(PrivlibError):
 
 @dataclass(frozen=True)
 class Statement:
-    """chain: id; market: escrow contract, 20 bytes; what: see above; job, dataset, value, nonce: 32 bytes, all of them
+    """chain: id; escrow: the market's, 20 bytes; what: see above; subject, value, nonce: 32 bytes, all of them
     hexadecimal; block: the height it is final at; time: that block's, Unix seconds."""
 
     chain: int
-    market: str
+    escrow: str
     what: str
-    job: str
-    dataset: str
+    subject: str
     value: str
     nonce: str
     block: int

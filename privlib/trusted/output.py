@@ -1,13 +1,14 @@
 """What a job's result leaves the enclave as: a file that its consumer opens, and nobody before the payment is final.
 
-    "PLO1" message (`privlib.trusted.protocol`) of kind "output": fields grant, gates {dataset: hexadecimal}; arrays
-    consumer, data
-    data       the release, AES-256-GCM under HKDF-SHA256(M ‖ G), both drawn here for this file alone
-    consumer   M, sealed to the consumer's key with HPKE
-    gates      G under the gate key of each provider's policy enclave: nonce 12 ‖ ciphertext 32 ‖ tag 16
+    file         message (`privlib.trusted.protocol`) of kind "output": fields grant, gates {dataset: hexadecimal};
+                 array data
+    data         the release, AES-256-GCM under HKDF-SHA256(M ‖ G), both drawn here for this file alone
+    gates        G under the gate key of each provider's policy enclave: nonce 12 ‖ ciphertext 32 ‖ tag 16
+    sealed key   M, sealed to the consumer's key with HPKE; the completion on the chain publishes it
 
 A policy enclave gives its gate key for the job to the consumer once the payment is final (`policy_service`), never
-before; any one of them will do, so that a provider that is gone keeps nothing back. Grant and file are bound together.
+before; any one of them will do, so that a provider that is gone keeps nothing back. Without the gate an executor could
+hand the signed completion to the consumer instead of to the chain, and nobody would be paid.
 """
 
 import secrets
@@ -40,8 +41,8 @@ def gate_info(grant: Grant) -> bytes:
     return encode(b"privlib gate v1", (grant.encode(),))
 
 
-def seal_output(release: bytes, grant: Grant, gates: Mapping[str, bytes]) -> bytes:
-    """The file. release: what the consumer gets in the end; gates: each dataset's gate key of this job, 32 bytes."""
+def seal_output(release: bytes, grant: Grant, gates: Mapping[str, bytes]) -> tuple[bytes, bytes]:
+    """(file, sealed key). release: what the consumer gets in the end; gates: of this job, each dataset's, 32 bytes."""
     share, opened_by_gates = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES)
     text = grant.encode()
     wrapped = {}
@@ -50,25 +51,27 @@ def seal_output(release: bytes, grant: Grant, gates: Mapping[str, bytes]) -> byt
         wrapped[dataset] = (nonce + AESGCM(key).encrypt(nonce, opened_by_gates, text)).hex()
     data = AESGCM(_key(share, opened_by_gates, text)).encrypt(bytes(NONCE_BYTES), release, text)
     consumer = SUITE.encrypt(share, X25519PublicKey.from_public_bytes(bytes.fromhex(grant.consumer)), _info(text))
-    arrays = {"consumer": np.frombuffer(consumer, np.uint8), "data": np.frombuffer(data, np.uint8)}
-    return b"".join(frame(Message("output", {"grant": text.decode(), "gates": wrapped}, arrays)))
+    message = Message("output", {"grant": text.decode(), "gates": wrapped}, {"data": np.frombuffer(data, np.uint8)})
+    return b"".join(frame(message)), consumer
 
 
-def open_output(file: bytes, grant: Grant, consumer: X25519PrivateKey, dataset: str, gate: bytes) -> bytes:
+def open_output(
+    file: bytes, sealed_key: bytes, grant: Grant, consumer: X25519PrivateKey, dataset: str, gate: bytes
+) -> bytes:
     """The release. gate: the gate key that `dataset`'s policy enclave gave. Raises OutputError."""
     text = grant.encode()
     try:
         message = decode(file)
         wrapped = bytes.fromhex(message.fields["gates"][dataset])
-        parts = {name: message.arrays[name].tobytes() for name in ("consumer", "data")}
+        data = message.arrays["data"].tobytes()
         if message.kind != "output" or message.fields["grant"] != text.decode() or len(wrapped) != GATE_BYTES:
             raise ValueError("another grant's")
     except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise OutputError(f"no output of this job: {error}") from None
     try:
-        share = bytes(SUITE.decrypt(parts["consumer"], consumer, _info(text)))
+        share = bytes(SUITE.decrypt(sealed_key, consumer, _info(text)))
         opened = AESGCM(gate).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], text)
-        return AESGCM(_key(share, opened, text)).decrypt(bytes(NONCE_BYTES), parts["data"], text)
+        return AESGCM(_key(share, opened, text)).decrypt(bytes(NONCE_BYTES), data, text)
     except (InvalidTag, ValueError):
         raise OutputError("the output does not open: altered, or another consumer's or gate's key") from None
 

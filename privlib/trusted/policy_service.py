@@ -1,27 +1,34 @@
 """A provider's confidential contract: its policy, executed in an enclave of its own, decides to whom the key goes.
 
-After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and
-what came of it leaves only once the commitment is final there.
+After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and what
+came of it leaves only once the commitment is final there.
 
     commitment = SHA-256("privlib policy state v1" ‖ previous commitment ‖ SHA-256(sealed state) ‖ job ‖ result)
 
 request   fields                                                     arrays                             answer
-install   dataset, terms, chain, market, witnesses, threshold,       key, code                          state
-          issuers
+address                                                                                                 result: address
+install   dataset, number, terms, chain, escrow, states, instance,   key, code                          state
+          witnesses, threshold, issuers
 open      head                                                       sealed                             result
 challenge                                                                                               result: nonce
-propose   grant, head, debited, measurement, credentials,            public_key, nonce, subject,        state
-          revocations, epsilon, price                                presentation
+propose   grant, head, measurement, credentials, revocations,        public_key, nonce, subject,        state
+          epsilon, price                                             presentation
 confirm   head                                                                                          result
-release   job                                                                                           result: sealed
+approval  job                                                                                           result: signature
+release   job, granted                                                                                  result: sealed
 gate      job, completed                                                                                result: sealed
 
-`state` carries previous and commitment, and the sealed state, for the host to store before it commits. Of the same
-committed state a host may have several successors proposed; the chain takes one of them, and `confirm` that one alone.
-The enclave knows for itself: credentials, budget's debit, finality, and the policy's answer. That quote and program
-were verified is the word of the provider, whose channel `install` and `propose` must come through.
+1. `propose`: the policy decides; `state` carries version, previous, commitment, output and the enclave's signature over
+   them, with the sealed state, which the host stores before it commits.
+2. `confirm`: once that is the final head on the chain. Of one committed state several successors may be proposed; the
+   chain takes one of them, and `confirm` that one alone.
+3. `approval`: the enclave's signature for the escrow, which charges the budget.
+4. `release`: the job's wrapped key, once the job is granted, finally, and nothing it rests on is revoked. A key is
+   wrapped once, for one offer of one enclave: an enclave that dies with it gives its job no second key.
+5. `gate`: the key that the job's output is locked with, to its consumer, once the payment is final.
 
-A job's key is wrapped once, for one offer of one enclave: an enclave that dies with it gives its job no second key.
+The enclave knows for itself: credentials, finality, and the policy's answer. That quote and program were verified, and
+what the job costs, is the word of the provider, whose channel `install` and `propose` must come through.
 """
 
 import hashlib
@@ -36,8 +43,9 @@ from privlib.errors import PrivlibError
 from privlib.trusted import delivery, evm
 from privlib.trusted.binding import NONCE_BYTES, encode
 from privlib.trusted.credentials import verified_claims
-from privlib.trusted.finality import COMPLETED, DEBITED, HEAD, NOTHING, Statement, Witnesses
-from privlib.trusted.grant import Grant, bound_policy
+from privlib.trusted.ethereum import EnclaveAccount, approval_digest, commitment_digest
+from privlib.trusted.finality import COMPLETED, GRANTED, HEAD, NOTHING, Statement, Witnesses
+from privlib.trusted.grant import Grant, bound_policy, statement_of
 from privlib.trusted.output import gate_info
 from privlib.trusted.platform import Platform
 from privlib.trusted.policy_call import evaluation
@@ -82,34 +90,36 @@ class PolicyService:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
+        self._account = EnclaveAccount()  # until a state that has one is opened
         self._state: dict[str, Any] | None = None
         self._head = NOTHING
         self._proposed: dict[str, dict[str, Any]] = {}
         self._nonce = ""
+        installed = {"dataset", "number", "terms", "chain", "escrow", "states", "instance", "witnesses", "threshold"}
+        asked = {"grant", "head", "measurement", "credentials", "revocations", "epsilon", "price"}
         self._handlers: Handlers = {
-            "install": (
-                self._install,
-                {"dataset", "terms", "chain", "market", "witnesses", "threshold", "issuers"}, {"key", "code"},
-            ),
+            "address": (self._address, set(), set()),
+            "install": (self._install, installed | {"issuers"}, {"key", "code"}),
             "open": (self._open, {"head"}, {"sealed"}),
             "challenge": (self._challenge, set(), set()),
-            "propose": (
-                self._propose,
-                {"grant", "head", "debited", "measurement", "credentials", "revocations", "epsilon", "price"},
-                {"public_key", "nonce", "subject", "presentation"},
-            ),
+            "propose": (self._propose, asked, {"public_key", "nonce", "subject", "presentation"}),
             "confirm": (self._confirm, {"head"}, set()),
-            "release": (self._release, {"job"}, set()),
+            "approval": (self._approval, {"job"}, set()),
+            "release": (self._release, {"job", "granted"}, set()),
             "gate": (self._gate, {"job", "completed"}, set()),
-        }  # fmt: skip
+        }
 
     def answer(self, message: Message, client: bytes | None) -> Message:
         """client: the identity that the sender has proven, or None. Raises PrivlibError."""
         return dispatch(self._handlers, message, client)
 
+    def _address(self, _: Message, __: bytes | None) -> Message:
+        """The account that approves for the dataset and commits its states."""
+        return Message("result", {"address": self._account.address})
+
     def _install(self, message: Message, client: bytes | None) -> Message:
-        """Take a key and its policy into keeping; the chain's first commitment is the answer's."""
-        if client is None or self._state is not None:
+        """Take a key and its policy into keeping; the answer's commitment is the chain's first."""
+        if client is None or self._state is not None or self._proposed:
             raise RequestError("a provider installs once, through a channel of its own; launch another enclave")
         fields, terms = message.fields, Terms.decode(text_in(message, "terms").encode())
         code = bytes_in(message, "code")
@@ -117,17 +127,14 @@ class PolicyService:
             raise RequestError("the terms that the data were encrypted under name another policy or chain")
         Witnesses(tuple(fields["witnesses"]), fields["threshold"])
         runtime, slots = evm.deploy(code)
+        named = ("dataset", "number", "terms", "chain", "escrow", "states", "instance", "witnesses", "threshold")
         state = {
+            **{name: fields[name] for name in named},
+            "issuers": {str(key): [str(each) for each in names] for key, names in fields["issuers"].items()},
             "authority": client.hex(),
-            "dataset": text_in(message, "dataset"),
-            "terms": terms.encode().decode(),
+            "account": self._account.secret.hex(),
             "key": bytes_in(message, "key", delivery.KEY_BYTES).hex(),
             "gate": secrets.token_hex(32),
-            "chain": fields["chain"],
-            "market": text_in(message, "market"),
-            "witnesses": list(fields["witnesses"]),
-            "threshold": fields["threshold"],
-            "issuers": {str(key): [str(each) for each in names] for key, names in fields["issuers"].items()},
             "runtime": runtime.hex(),
             "slots": slots,
             "jobs": {},
@@ -141,17 +148,17 @@ class PolicyService:
         sealed = bytes_in(message, "sealed")
         found = unseal(sealed, self._platform.sealing_keys(), _LABEL)
         state = _loaded(found.data)
-        head = self._statement(state, text_in(message, "head"), what=HEAD, dataset=state["dataset"], nonce=self._used())
+        head = self._statement(state, text_in(message, "head"), what=HEAD, subject=state["instance"])
         if commitment(found.previous.hex(), sealed, *state["last"]) != head.value:
             raise StateRollbackError(
                 f"the chain's newest state is {head.value[:16]}…, not this one: an older state, or one that the chain "
                 "never had; bring the newest"
             )
-        self._state, self._head, self._proposed = state, head.value, {}
+        self._go_on(state, head.value)
         return Message("result", {"commitment": head.value})
 
     def _challenge(self, _: Message, __: bytes | None) -> Message:
-        """A nonce for the next statement about the head."""
+        """A nonce for the next statement about the chain."""
         self._nonce = secrets.token_hex(NONCE_BYTES)
         return Message("result", {"nonce": self._nonce})
 
@@ -165,69 +172,71 @@ class PolicyService:
             raise RequestError("only the provider says which quote and program were verified")
         text = text_in(message, "grant").encode()
         grant = Grant.decode(text)
-        if (grant.chain, grant.market) != (state["chain"], state["market"]) or state["dataset"] not in grant.datasets:
+        ours = (state["chain"], state["escrow"], (state["dataset"], state["number"]))
+        if (grant.chain, grant.escrow) != ours[:2] or ours[2] not in zip(grant.datasets, grant.numbers, strict=True):
             raise RequestError("the grant is for another market, chain or dataset")
         if grant.job in state["jobs"]:
             raise AlreadyGrantedError("this job's key was wrapped, for one offer; a job gets no second key")
-        head = self._statement(state, text_in(message, "head"), what=HEAD, dataset=state["dataset"], nonce=self._used())
+        head = self._statement(state, text_in(message, "head"), what=HEAD, subject=state["instance"])
         if head.value != self._head:
             raise StateRollbackError("the chain has a newer state than this enclave; open the newest")
-        measurement = text_in(message, "measurement")
-        self._statement(
-            state, text_in(message, "debited"),
-            what=DEBITED, dataset=state["dataset"], job=grant.job, value=measurement,
-        )  # fmt: skip
-        subject = bytes_in(message, "subject", 32)
+        subject, fields = bytes_in(message, "subject", 32), message.fields
+        presentation = bytes_in(message, "presentation", 64)
         claims = verified_claims(
-            message.fields["credentials"], message.fields["revocations"], state["issuers"], subject,
-            bytes_in(message, "presentation", 64), text, head.time,
-        )  # fmt: skip
-        call = evaluation(grant.job, subject, claims, message.fields["epsilon"], message.fields["price"])
-        _, slots = evm.execute(bytes.fromhex(state["runtime"]), state["slots"], call, head.time)
-        public_key, nonce = bytes_in(message, "public_key", 32), bytes_in(message, "nonce", NONCE_BYTES)
-        keys = bytes.fromhex(state["key"]) + _gate_key(state, grant.job)
-        context = delivery.info(
-            bytes.fromhex(measurement), PURPOSE, nonce, bytes.fromhex(state["dataset"]),
-            bound_policy(state["terms"].encode(), text),
-        )  # fmt: skip
-        sealed = delivery.MAGIC + delivery.SUITE.encrypt(keys, X25519PublicKey.from_public_bytes(public_key), context)
-        jobs = state["jobs"] | {grant.job: {"grant": text.decode(), "sealed": sealed.hex()}}
-        result = hashlib.sha256(sealed).hexdigest()
-        return self._sealed(
-            state | {"slots": slots, "jobs": jobs, "version": state["version"] + 1, "last": [grant.job, result]}
+            fields["credentials"], fields["revocations"], state["issuers"], subject, presentation, text, head.time
         )
+        call = evaluation(grant.job, subject, claims, fields["epsilon"], fields["price"])
+        _, slots = evm.execute(bytes.fromhex(state["runtime"]), state["slots"], call, head.time)
+        sealed = self._wrapped(state, message, text, grant.job)
+        granted = {"grant": text.decode(), "measurement": text_in(message, "measurement"), "sealed": sealed.hex()}
+        last = [grant.job, hashlib.sha256(sealed).hexdigest()]
+        jobs = state["jobs"] | {grant.job: granted}
+        return self._sealed(state | {"slots": slots, "jobs": jobs, "version": state["version"] + 1, "last": last})
+
+    def _wrapped(self, state: dict[str, Any], message: Message, grant: bytes, job: str) -> bytes:
+        """The dataset's key and the job's gate key, sealed to an enclave's offer."""
+        keys = bytes.fromhex(state["key"]) + _gate_key(state, job)
+        measurement, dataset = bytes.fromhex(text_in(message, "measurement")), bytes.fromhex(state["dataset"])
+        bound = bound_policy(state["terms"].encode(), grant)
+        context = delivery.info(measurement, PURPOSE, bytes_in(message, "nonce", NONCE_BYTES), dataset, bound)
+        offer = X25519PublicKey.from_public_bytes(bytes_in(message, "public_key", 32))
+        return delivery.MAGIC + delivery.SUITE.encrypt(keys, offer, context)
 
     def _confirm(self, message: Message, _: bytes | None) -> Message:
         """Go on to the proposed state that the chain has taken. Raises NotFinalError, StateForkError."""
-        any_state = self._state or next(iter(self._proposed.values()), None)
-        if any_state is None:
+        known = self._state or next(iter(self._proposed.values()), None)
+        if known is None:
             raise RequestError("nothing was proposed; install or open first")
-        head = self._statement(
-            any_state, text_in(message, "head"), what=HEAD, dataset=any_state["dataset"], nonce=self._used()
-        )
+        head = self._statement(known, text_in(message, "head"), what=HEAD, subject=known["instance"])
         if head.value == self._head:
             raise NotFinalError("the chain has not taken the new state yet; commit it, and wait until that is final")
         if head.value not in self._proposed:
             raise StateForkError("the chain went on with a state that this enclave did not propose; open that one")
-        self._state, self._head, self._proposed = self._proposed[head.value], head.value, {}
+        self._go_on(self._proposed[head.value], head.value)
         return Message("result", {"commitment": head.value})
 
+    def _approval(self, message: Message, _: bytes | None) -> Message:
+        """The signature that approves a job for this dataset, once the state that decided so is final."""
+        state = self._current()
+        grant = self._granted(text_in(message, "job"))
+        statement = statement_of(grant.encode())
+        digest = approval_digest(state["chain"], state["escrow"], grant.job, state["number"], statement)
+        return Message("result", arrays={"signature": array_of(self._account.sign(digest))})
+
     def _release(self, message: Message, _: bytes | None) -> Message:
-        """A job's wrapped key, once the state that granted it is final. May be asked for again: it is the same one."""
-        found = self._current()["jobs"].get(text_in(message, "job"))
-        if found is None:
-            raise NotFinalError("no final state grants this job; propose it, commit, confirm")
-        return Message("result", arrays={"sealed": array_of(bytes.fromhex(found["sealed"]))})
+        """A job's wrapped key. May be asked for again: it is the same one. Raises FinalityError, NotFinalError."""
+        state, grant = self._current(), self._granted(text_in(message, "job"))
+        job = state["jobs"][grant.job]
+        expected = {"what": GRANTED, "subject": grant.job, "value": job["measurement"]}
+        self._statement(state, text_in(message, "granted"), **expected)
+        return Message("result", arrays={"sealed": array_of(bytes.fromhex(job["sealed"]))})
 
     def _gate(self, message: Message, _: bytes | None) -> Message:
         """A finished job's gate key, for its consumer alone. Raises FinalityError before the payment is final."""
-        state, job = self._current(), text_in(message, "job")
-        if job not in state["jobs"]:
-            raise NotFinalError("no final state grants this job")
-        self._statement(state, text_in(message, "completed"), what=COMPLETED, job=job)
-        grant = Grant.decode(state["jobs"][job]["grant"].encode())
+        state, grant = self._current(), self._granted(text_in(message, "job"))
+        self._statement(state, text_in(message, "completed"), what=COMPLETED, subject=grant.job)
         consumer = X25519PublicKey.from_public_bytes(bytes.fromhex(grant.consumer))
-        sealed = delivery.SUITE.encrypt(_gate_key(state, job), consumer, gate_info(grant))
+        sealed = delivery.SUITE.encrypt(_gate_key(state, grant.job), consumer, gate_info(grant))
         return Message("result", arrays={"sealed": array_of(sealed)})
 
     def _current(self) -> dict[str, Any]:
@@ -235,25 +244,36 @@ class PolicyService:
             raise NotFinalError("no state is open; install and confirm, or open the newest")
         return self._state
 
-    def _used(self) -> str:
-        """The nonce of the last challenge, which serves once."""
-        if not self._nonce:
-            raise RequestError("ask for a challenge first: statements about the head must be fresh")
-        nonce, self._nonce = self._nonce, ""
-        return nonce
+    def _granted(self, job: str) -> Grant:
+        found = self._current()["jobs"].get(job)
+        if found is None:
+            raise NotFinalError("no final state grants this job; propose it, commit, confirm")
+        return Grant.decode(found["grant"].encode())
 
     def _statement(self, state: dict[str, Any], text: str, **expected: object) -> Statement:
+        """A fresh statement of the state's witnesses: it has the last challenge's nonce, which serves once."""
+        if not self._nonce:
+            raise RequestError("ask for a challenge first: statements about the chain must be fresh")
+        nonce, self._nonce = self._nonce, ""
         witnesses = Witnesses(tuple(state["witnesses"]), state["threshold"])
-        return witnesses.require(text.encode(), chain=state["chain"], market=state["market"], **expected)
+        common = {"chain": state["chain"], "escrow": state["escrow"], "nonce": nonce}
+        return witnesses.require(text.encode(), **common, **expected)
+
+    def _go_on(self, state: dict[str, Any], head: str) -> None:
+        self._state, self._head, self._proposed = state, head, {}
+        self._account = EnclaveAccount(bytes.fromhex(state["account"]))
 
     def _sealed(self, state: dict[str, Any]) -> Message:
         """Keep a successor of the current state, and give it out sealed. Nothing acts upon it yet."""
         data = json.dumps(state, sort_keys=True).encode()
-        keys = self._platform.sealing_keys()
-        sealed = seal(data, keys, _LABEL, "measurement", state["version"], bytes.fromhex(self._head))
-        new = commitment(self._head, sealed, *state["last"])
+        keys, version = self._platform.sealing_keys(), state["version"]
+        sealed = seal(data, keys, _LABEL, "measurement", version, bytes.fromhex(self._head))
+        new, output = commitment(self._head, sealed, *state["last"]), state["last"][1]
+        chain = state["chain"], state["states"], state["instance"]
+        signature = self._account.sign(commitment_digest(*chain, version, self._head, new, output))
         self._proposed[new] = state
-        return Message("state", {"previous": self._head, "commitment": new}, {"sealed": array_of(sealed)})
+        fields = {"version": version, "previous": self._head, "commitment": new, "output": output}
+        return Message("state", fields, {"sealed": array_of(sealed), "signature": array_of(signature)})
 
 
 def _gate_key(state: dict[str, Any], job: str) -> bytes:

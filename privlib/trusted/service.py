@@ -4,7 +4,7 @@ request    fields                                                       arrays  
 infer                                                                   images             result: logits
 offer                                                                   nonce              result: public_key, quote
 provision  dataset, terms, grant ("" for none)                          public_key, sealed result: rows
-session    job                                                                             result: public_key, quote
+session    chain, registry                                                                 result: address; quote
 job        job                                                                             output, see TrainingService
 train      datasets, steps, sample_rate, physical_batches, learning_rate                   release
 status                                                                                     result: see Service.status
@@ -52,7 +52,7 @@ class Service:
             "train": (
                 self._train, {"datasets", "steps", "sample_rate", "physical_batches", "learning_rate"}, set(),
             ),
-            "session": (self._session, {"job"}, set()),
+            "session": (self._session, {"chain", "registry"}, set()),
             "job": (self._job, {"job"}, set()),
             "status": (self._status, set(), set()),
         }  # fmt: skip
@@ -79,8 +79,8 @@ class Service:
         return Message("result", {"rows": rows})
 
     def _session(self, message: Message, _: bytes | None) -> Message:
-        key, quote = self._training().session_key(digest_text(message.fields["job"]))
-        return Message("result", arrays={"public_key": array_of(key), "quote": array_of(quote)})
+        address, quote = self._training().session(message.fields["chain"], text_in(message, "registry"))
+        return Message("result", {"address": address}, {"quote": array_of(quote)})
 
     def _job(self, message: Message, _: bytes | None) -> Message:
         return self._training().job(digest_text(message.fields["job"]))

@@ -10,14 +10,16 @@ what the grant says. What comes of it leaves sealed (`privlib.trusted.output`), 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from privlib.errors import PrivlibError
-from privlib.trusted.appraisal import appraisal_event, feature_count, noisy_statistics, shapley, shares, utility
+from privlib.trusted.appraisal import appraisal_event, feature_count, noisy_statistics, shapley, utility, weights_of
 from privlib.trusted.delivery import KEY_BYTES, KeyOffer
 from privlib.trusted.epoch import TrainRequest, event, run_epoch
+from privlib.trusted.ethereum import EnclaveAccount, completion_digest, session_report_data
 from privlib.trusted.examples import Examples, read_examples
 from privlib.trusted.grant import Grant, bound_policy
 from privlib.trusted.host import Host, HostFile
@@ -29,13 +31,13 @@ from privlib.trusted.protocol import Message, encode
 from privlib.trusted.release import ReleaseIssuer
 from privlib.trusted.requests import array_of
 from privlib.trusted.sealed_ledger import SealedLedger
-from privlib.trusted.session_key import SessionKey, completion_digest
 from privlib.trusted.storage import DatasetReader
 from privlib.trusted.terms import Terms
 from privlib.trusted.training import TrainingStep
 
 PURPOSE = "train"
 _MAXIMUM_OFFERS = 64
+_ADDRESS = re.compile("[0-9a-f]{40}")
 
 
 class ProvisionError(PrivlibError):
@@ -81,7 +83,7 @@ class TrainingService:
         self._trained_on: dict[str, Terms] = {}  # whatever has touched the parameters
         self._issuer = ReleaseIssuer(platform)
         self._measurement = b""
-        self._session_keys: dict[str, SessionKey] = {}
+        self._account = EnclaveAccount()
         self._finished: set[str] = set()  # jobs that have begun, whatever became of them
 
     @property
@@ -151,18 +153,16 @@ class TrainingService:
             raise ConsentError("the parameters hold what other consumers had trained; launch an enclave of your own")
         return self._train(chosen, request)
 
-    def session_key(self, job: str) -> tuple[bytes, bytes]:
-        """(the job's signing key X ‖ Y, a quote that binds it to the job); the same key whenever it is asked for.
-        Raises ProvisionError where many jobs have one."""
-        if len(self._session_keys) >= _MAXIMUM_OFFERS and job not in self._session_keys:
-            raise ProvisionError("this enclave has signing keys of many jobs; a job gets an enclave of its own")
-        key = self._session_keys.setdefault(job, SessionKey(job))
-        return key.public_key, self._platform.quote(key.report_data)
+    def session(self, chain: int, registry: str) -> tuple[str, bytes]:
+        """(this enclave's address, a quote that binds it to a chain's attestation registry). Raises ProvisionError."""
+        if type(chain) is not int or not 0 < chain < 1 << 63 or not _ADDRESS.fullmatch(registry):
+            raise ProvisionError("a session is for a chain's id and its registry's address, 40 hexadecimal digits")
+        return self._account.address, self._platform.quote(session_report_data(chain, registry, self._account.address))
 
     def job(self, job: str) -> Message:
         """Do a job that all its providers have given their data for, once.
 
-        The answer is its output, shares of the providers, and the signature of its completion. Raises ConsentError
+        The answer is its output, weights of the providers, and the signature of its completion. Raises ConsentError
         before anything happens, and what `train` raises.
         """
         found = {name: each for name, each in self._datasets.items() if each.grant}
@@ -176,25 +176,27 @@ class TrainingService:
             raise ConsentError(f"not given for this job: {', '.join(missing)}; the job waits for all of its providers")
         if job in self._finished or self._trained_on:
             raise ConsentError("this enclave has trained before; a job gets an enclave of its own, once")
-        if job not in self._session_keys:
-            raise ConsentError("nobody has asked for the job's signing key; its completion could not be signed")
         chosen = {name: found[name] for name in grant.datasets}
         request = TrainRequest(grant.datasets, grant.steps, grant.sample_rate, grant.physical_batches)
         self._finished.add(job)
         release = self._train(chosen, request, grant.appraisal_noise)
-        points = self._shares(list(chosen.values()), grant.appraisal_noise)
-        output = seal_output(b"".join(encode(release)), grant, {name: each.gate for name, each in chosen.items()})
-        signed = completion_digest(grant, hashlib.sha256(output).digest(), points)
-        signature = self._session_keys[job].sign(signed)
-        return Message("output", {"shares": points}, {"file": array_of(output), "signature": array_of(signature)})
+        weights = self._weights(list(chosen.values()), grant.appraisal_noise)
+        gates = {name: each.gate for name, each in chosen.items()}
+        file, sealed_key = seal_output(b"".join(encode(release)), grant, gates)
+        output = hashlib.sha256(file).digest()
+        signed = completion_digest(grant.chain, grant.escrow, job, output, sealed_key, weights)
+        arrays = {"file": file, "sealed_key": sealed_key, "signature": self._account.sign(signed)}
+        return Message("output", {"weights": weights}, {name: array_of(value) for name, value in arrays.items()})
 
-    def _shares(self, datasets: list[_Dataset], noise_multiplier: float) -> list[int]:
-        """Basis points by appraisal, or equal ones where none was granted."""
-        if not noise_multiplier or self._step.num_classes is None:
-            return shares(np.zeros(len(datasets)))
+    def _weights(self, datasets: list[_Dataset], noise_multiplier: float) -> list[int]:
+        """By which a bonus is split among the datasets: their appraised values; zeros where none was granted."""
+        if not noise_multiplier:
+            return [0] * len(datasets)
         classes = self._step.num_classes
+        if classes is None:
+            raise ConsentError("only classifiers are appraised; ask for the job without a bonus")
         statistics = [noisy_statistics(each.images, each.labels, classes, noise_multiplier) for each in datasets]
-        return shares(shapley(lambda members: utility(members, statistics), len(datasets)))
+        return weights_of(shapley(lambda members: utility(members, statistics), len(datasets)))
 
     def _train(self, chosen: dict[str, _Dataset], request: TrainRequest, appraisal_noise: float = 0.0) -> Message:
         """Charge, train, release."""
