@@ -1,22 +1,22 @@
 """A provider's confidential contract: its policy, executed in an enclave of its own, decides to whom the key goes.
 
-After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and what
-came of it leaves only once the commitment is final there.
+After Ekiden (Cheng et al. 2019, arXiv 1804.05141): the state is sealed, each new one is committed on the chain, and
+what came of it leaves only once the commitment is final there.
 
     commitment = SHA-256("privlib policy state v1" ‖ previous commitment ‖ SHA-256(sealed state) ‖ job ‖ result)
 
-request   fields                                                     arrays                             answer
-address                                                                                                 result: address
-install   dataset, number, terms, chain, escrow, states, instance,   key, code                          state
+request   fields                                                  arrays                             answer
+address                                                                                              result: address
+install   dataset, number, terms, chain, escrow, states, instance,key, code                          state
           witnesses, threshold, issuers
-open      head                                                       sealed                             result
-challenge                                                                                               result: nonce
-propose   grant, head, measurement, credentials, revocations,        public_key, nonce, subject,        state
-          epsilon, price                                             presentation
-confirm   head                                                                                          result
-approval  job                                                                                           result: signature
-release   job, granted                                                                                  result: sealed
-gate      job, completed                                                                                result: sealed
+open      head                                                    sealed                             result
+challenge                                                                                            result: nonce
+propose   grant, head, measurement, credentials, revocations,     public_key, nonce, subject,        state
+          epsilon, price                                          presentation
+confirm   head                                                                                       result
+approval  job                                                                                        result: signature
+release   job, granted                                                                               result: sealed
+gate      job, completed                                                                             result: sealed
 
 1. `propose`: the policy decides; `state` carries version, previous, commitment, output and the enclave's signature over
    them, with the sealed state, which the host stores before it commits.
