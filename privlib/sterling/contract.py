@@ -1,6 +1,6 @@
-"""A training contract: a model and how it is to be trained, as one file that anybody builds to the same measurement.
+"""A training contract: a model and how it is to be trained, in one file that anybody builds to the same measurement.
 
-The model goes as a `torch.export` program (data, no code to run), so that a provider who rebuilds it runs nothing of the
+The model goes as a `torch.export` program, so that a provider who rebuilds it runs operators, no Python of the
 consumer's. Rebuilding gives the program that `verify_program` checks and the image that the quote must name; both come
 from this project's compiler, which is trusted to compile what was checked, and is deterministic.
 """
@@ -39,8 +39,8 @@ _FIELDS = {"batch_size", "input_shape", "optimizer", "privacy", "steps", "sample
 @dataclass(frozen=True)
 class TrainingContract:
     """model: a `torch.export` file; batch_size, input_shape, optimizer, privacy: as in `compile_training`; steps,
-    sample_rate, physical_batches: as in `TrainRequest`; appraisal_noise: noise multiplier of the statistics that a bonus
-    is split by, 0 for none; memory_bytes, dataset_bytes: of the enclave, as in `build_image`."""
+    sample_rate, physical_batches: as in `TrainRequest`; appraisal_noise: noise multiplier of the statistics that a
+    bonus is split by, 0 for none; memory_bytes, dataset_bytes: of the enclave, as in `build_image`."""
 
     model: bytes = field(repr=False)
     batch_size: int

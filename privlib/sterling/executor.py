@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from privlib.files import atomic_path
 from privlib.sterling.chain import Account
 from privlib.sterling.contract import TrainingContract
 from privlib.sterling.contracts.quotes import registry_quote
-from privlib.sterling.contracts.terms import Evidence, JobState
+from privlib.sterling.contracts.terms import MOST, Evidence, JobState
 from privlib.sterling.errors import JobError
 from privlib.sterling.market import Listing, Market, Progress
 from privlib.sterling.recover import recoverable
@@ -33,8 +33,8 @@ from privlib.trusted.protocol import Message
 
 @dataclass(frozen=True)
 class Bid:
-    """An executor's offer to run a contract. session: the enclave's account; evidence: what its quote said on the chain;
-    basis_points: the fee, in 1/10,000 of prices and bonus."""
+    """An executor's offer to run a contract. session: the enclave's account; evidence: what its quote said on the
+    chain; basis_points: the fee, in 1/10,000 of prices and bonus."""
 
     executor: str
     basis_points: int
@@ -134,19 +134,15 @@ class Executor:
         self._complete(request, json.loads(record.read_text()))
         progress("completed")
 
-    def _complete(self, request: JobRequest, kept: dict[str, object]) -> None:
-        market, grant = self.market, request.grant
+    def _complete(self, request: JobRequest, kept: dict[str, Any]) -> None:
+        """Send what the enclave has signed; anybody could."""
+        market, weights = self.market, [*kept["weights"], *[0] * (MOST - len(kept["weights"]))]
+        output, sealed_key, signature = (bytes.fromhex(kept[name]) for name in ("output", "sealed_key", "signature"))
         terms = market.terms(request.job)
-        output, sealed_key, signature = (
-            bytes.fromhex(str(kept[name])) for name in ("output", "sealed_key", "signature")
-        )
-        weights = kept["weights"]
-        assert isinstance(weights, list)
-        digest = completion_digest(market.chain.chain_id, market.escrow, grant.job, output, sealed_key, weights)
-        market.final(
-            market.contracts.escrow.transact, "complete", terms, output, sealed_key, [*weights, *[0] * (8 - len(weights))],
-            recoverable(signature, digest, terms.session), sender=self.account,
-        )  # fmt: skip
+        digest = completion_digest(market.chain.chain_id, market.escrow, request.job, output, sealed_key, weights)
+        signed = recoverable(signature, digest, terms.session)
+        complete = market.contracts.escrow.transact
+        market.final(complete, "complete", terms, output, sealed_key, weights, signed, sender=self.account)
 
     def close(self) -> None:
         """End the enclave."""

@@ -23,9 +23,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Listing:
-    """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: its examples; price:
-    wei a job; policy_hash: of the policy's deployment code; instance: its confidential contract; noise_multiplier,
-    job_epsilon: least and most that a program may have; terms: `privlib.trusted.terms`, encoded."""
+    """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: its examples;
+    price: wei a job; policy_hash: of the policy's deployment code; instance: its confidential contract;
+    noise_multiplier, job_epsilon: least and most that a program may have; terms: `privlib.trusted.terms`, encoded."""
 
     number: int
     digest: str
@@ -40,8 +40,8 @@ class Listing:
 
 @dataclass
 class Market:
-    """Made by `Market.open`. root: DER certificate that quotes must lead to; administrator: deploys, trusts platforms and
-    revokes; witness: what enclaves believe of the chain. listings: datasets on offer, by their digest."""
+    """Made by `Market.open`. root: DER certificate that quotes must lead to; administrator: deploys, trusts platforms
+    and revokes; witness: what enclaves believe of the chain. listings: datasets on offer, by their digest."""
 
     chain: Chain
     contracts: MarketContracts

@@ -2,14 +2,14 @@
 
 Steps, each of which may be the last before a crash: whoever calls again goes on from what lies on disk and chain.
 
-| step       | what is done                                             | after a crash                                   |
-|------------|----------------------------------------------------------|-------------------------------------------------|
-| checked    | program, quote, payment and curve looked at              | checked again                                   |
-| proposed   | the policy has decided, its new state is stored          | proposed anew; nobody acts upon the old proposal |
-| committed  | the new state is the chain's                             | opened from disk once it is final               |
-| confirmed  | it is final                                              | the same                                        |
-| approved   | the escrow has charged the budget                        | nothing is charged twice                        |
-| delivered  | the key is with the enclave, after the grant was final   | the same wrapped key is given again             |
+| step       | what is done                                           | after a crash                              |
+|------------|--------------------------------------------------------|--------------------------------------------|
+| checked    | program, quote, payment and curve looked at            | checked again                              |
+| proposed   | the policy has decided, its new state is stored        | proposed anew; the old one never counts    |
+| committed  | the new state is the chain's                           | opened from disk once it is final          |
+| confirmed  | it is final                                            | the same                                   |
+| approved   | the escrow has charged the budget                      | nothing is charged twice                   |
+| delivered  | the key is with the enclave, after the grant was final | the same wrapped key is given again        |
 """
 
 import json
