@@ -27,8 +27,8 @@ print(delivery.verified.datasets[0].epsilon, hospital.earnings(), hospital.spent
 Several providers pool their data in one job: each approves and delivers as here, under its own terms and budget.
 `Market.expire` and `Market.fail` end a job with a refund, `Market.withdraw` takes what is owed.
 
-Simulated, and named so where it is: the root of trust (`privlib.enclave.SimulatedRoot`), enclaves as closed-in processes,
-and the witnesses that tell an enclave what is final (`privlib.sterling.witness`).
+Simulated, and named so where it is: the root of trust (`privlib.enclave.SimulatedRoot`), enclaves as closed-in
+processes, and the witnesses that tell an enclave what is final (`privlib.sterling.witness`).
 """
 
 import importlib

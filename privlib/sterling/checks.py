@@ -38,6 +38,8 @@ def check_job(market: Market, listing: Listing, request: JobRequest) -> tuple[Bu
     needed, locked = lanes(built.curve(rows)), lanes(terms.curve)
     if any(charge < least for charge, least in zip(locked, needed, strict=True)):
         raise JobRefused("the job would be charged less privacy than it costs: its curve is below the contract's")
+    if not market.contracts.ledger.call("admits", listing.number, terms.curve):
+        raise JobRefused("the dataset's budget has no room for this job, whoever asks and whenever")
     events, delta = built.events(rows), trusted.Terms.decode(listing.terms).delta
     if sum(event.steps * renyi.overflow_probability(event) for event in events) > MOST_TRUNCATION * delta:
         raise JobRefused("samples would be cut too often; ask for more physical_batches")
