@@ -10,6 +10,7 @@ import pytest
 from privlib.sterling import AnvilChain, Consumer, EmbeddedChain, JobState, Rules
 from privlib.sterling.chain import Chain
 from privlib.sterling.chain.errors import NodeError
+from privlib.sterling.checks import check_job
 from privlib.sterling.contracts.budget import jobs_admitted, words
 from privlib.sterling.contracts.terms import Terms
 from privlib.sterling.errors import CredentialRefused, JobError, JobRefused, NotFinal, OutputError, PolicyRefused
@@ -119,7 +120,7 @@ def altered_terms(world: World, request: JobRequest, **changes: object) -> JobRe
 
 DISHONEST: dict[str, tuple[Callable[[World, JobRequest], JobRequest], str]] = {
     "another contract than the job names": (
-        lambda world, request: replace(request, contract=contract(noise_multiplier=0.6)), "another program or enclave",
+        lambda world, request: replace(request, contract=replace(contract(), memory_bytes=1 << 31)), "another program or enclave",
     ),
     "a curve below what it costs": (
         lambda world, request: altered_terms(world, request, curve=words([1] * 16)), "less privacy than it costs",
@@ -160,11 +161,14 @@ def asked(world: World) -> JobRequest:
 
 
 def test_a_program_with_too_little_noise_is_refused_at_home_and_by_the_provider(world: World) -> None:
-    weak = contract(noise_multiplier=0.3)
-    (verdict,) = world.consumer.check(weak, [world.providers[0].listing])
+    request, provider = world.request(), world.providers[0]
+    strict = replace(provider.listing, noise_multiplier=3.0)
+    (verdict,) = world.consumer.check(contract(), [strict])
     assert not verdict.accepted and "noise" in str(verdict)
     with pytest.raises(JobRefused, match="would refuse the program"):
-        world.request(weak)
+        world.consumer.request(contract(), [strict], world.executor.bid(contract()))
+    with pytest.raises(JobRefused, match="the program is refused: the noise is smaller"):
+        check_job(world.market, strict, request)
 
 
 def test_an_enclave_that_is_not_the_job_s_gets_no_key(world: World) -> None:
