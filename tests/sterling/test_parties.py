@@ -120,7 +120,8 @@ def altered_terms(world: World, request: JobRequest, **changes: object) -> JobRe
 
 DISHONEST: dict[str, tuple[Callable[[World, JobRequest], JobRequest], str]] = {
     "another contract than the job names": (
-        lambda world, request: replace(request, contract=replace(contract(), memory_bytes=1 << 31)), "another program or enclave",
+        lambda world, request: replace(request, contract=replace(contract(), memory_bytes=1 << 31)),
+        "another program or enclave",
     ),
     "a curve below what it costs": (
         lambda world, request: altered_terms(world, request, curve=words([1] * 16)), "less privacy than it costs",
@@ -157,24 +158,24 @@ def test_a_provider_refuses_what_the_chain_does_not_say(name: str, world: World,
 @pytest.fixture(scope="module")
 def asked(world: World) -> JobRequest:
     """A job that is asked for and never granted."""
-    return world.request()
+    return world.request(bid=world.bid)
 
 
 def test_a_program_with_too_little_noise_is_refused_at_home_and_by_the_provider(world: World) -> None:
-    request, provider = world.request(), world.providers[0]
+    request, provider = world.request(bid=world.bid), world.providers[0]
     strict = replace(provider.listing, noise_multiplier=3.0)
     (verdict,) = world.consumer.check(contract(), [strict])
     assert not verdict.accepted and "noise" in str(verdict)
     with pytest.raises(JobRefused, match="would refuse the program"):
-        world.consumer.request(contract(), [strict], world.executor.bid(contract()))
+        world.consumer.request(contract(), [strict], world.bid)
     with pytest.raises(JobRefused, match="the program is refused: the noise is smaller"):
         check_job(world.market, strict, request)
 
 
 def test_an_enclave_that_is_not_the_job_s_gets_no_key(world: World) -> None:
     """The executor launches the same image again: its session is another one."""
-    request = world.request()
-    world.executor.bid(request.contract)
+    request = world.request(bid=world.bid)
+    world.bid = world.executor.bid(request.contract)
     with pytest.raises(JobRefused, match="belongs to another enclave"):
         world.providers[0].approve(request, world.executor)
 
@@ -190,12 +191,12 @@ def test_the_policy_refuses_claims_that_it_does_not_name(name: str, world: World
     claims, reason = CLAIMED[name]
     before = world.charged()
     with pytest.raises(PolicyRefused, match=f"the policy refuses: {reason}"):
-        world.approve(world.request(**claims))
+        world.approve(world.request(bid=world.bid, **claims))
     assert world.charged() == before
 
 
 def test_credentials_that_were_taken_back_do_not_count(world: World) -> None:
-    request = world.request()
+    request = world.request(bid=world.bid)
     world.issuer.revoke(request.credentials[0])
     newest = world.issuer.revocations(world.market.now - 1, world.market.now + 10**6)
     with pytest.raises(CredentialRefused, match="taken this credential back"):
@@ -206,7 +207,7 @@ def test_credentials_that_were_taken_back_do_not_count(world: World) -> None:
 
 def test_a_consumer_cannot_use_another_s_credentials(world: World, tmp_path: Path) -> None:
     stranger = Consumer(world.market, tmp_path, world.market.chain.account("stranger"))
-    request = world.request(consumer=stranger)
+    request = world.request(consumer=stranger, bid=world.bid)
     with pytest.raises(CredentialRefused, match="issued to another key"):
         world.approve(replace(request, credentials=tuple(world.credentials(world.consumer)[0])))
 

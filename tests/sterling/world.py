@@ -24,6 +24,7 @@ from privlib.sterling import (
     TrainingContract,
 )
 from privlib.sterling.chain import Chain
+from privlib.sterling.executor import Bid
 
 ETHER = 10**18
 SHAPE = (3, 8, 8)
@@ -96,12 +97,18 @@ class World:
         return [credential], [self.issuer.revocations(now - 10, now + YEAR)]
 
     def request(
-        self, asked: TrainingContract | None = None, consumer: Consumer | None = None, bonus: int = 0, **claims: str
+        self,
+        asked: TrainingContract | None = None,
+        consumer: Consumer | None = None,
+        bonus: int = 0,
+        bid: Bid | None = None,
+        **claims: str,
     ) -> JobRequest:
-        """A job on all datasets, in a fresh enclave."""
+        """A job on all datasets, in a fresh enclave; or with a bid that stands, where none will train."""
         asked, who = asked or contract(), consumer or self.consumer
         listings = [provider.listing for provider in self.providers]
-        return who.request(asked, listings, self.executor.bid(asked), *self.credentials(who, **claims), bonus=bonus)
+        self.bid = bid or self.executor.bid(asked)
+        return who.request(asked, listings, self.bid, *self.credentials(who, **claims), bonus=bonus)
 
     def approve(self, request: JobRequest) -> None:
         for provider in self.providers:
