@@ -45,7 +45,8 @@ class Terms:
 
         if (self.policy is None) != (self.chain is None):
             raise TermsError("terms name a policy and its chain, or neither")
-        if self.policy is not None and (len(self.policy) != 64 or not set(self.policy) <= _HEXADECIMAL):
+        known = isinstance(self.policy, str) and len(self.policy) == 64 and set(self.policy) <= _HEXADECIMAL
+        if self.policy is not None and not known:
             raise TermsError("a policy is named by SHA-256, 64 hexadecimal digits")
         if self.chain is not None and (type(self.chain) is not int or not 0 < self.chain < 1 << 63):
             raise TermsError(f"a chain id is a whole number from 1, got {self.chain!r:.40}")

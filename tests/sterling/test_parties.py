@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privlib.enclave.datasets import encrypt_examples
+from privlib.enclave.errors import RequestRefused
 from privlib.sterling import AnvilChain, Consumer, EmbeddedChain, JobState, Rules
 from privlib.sterling.chain import Chain
 from privlib.sterling.chain.errors import NodeError
@@ -16,7 +18,9 @@ from privlib.sterling.contracts.terms import Terms
 from privlib.sterling.errors import CredentialRefused, JobError, JobRefused, NotFinal, OutputError, PolicyRefused
 from privlib.sterling.request import JobRequest
 from privlib.trusted import renyi
-from tests.sterling.world import ETHER, World, contract
+from privlib.trusted import terms as trusted
+from privlib.trusted.epoch import TrainRequest
+from tests.sterling.world import ETHER, World, contract, examples
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,20 @@ def test_the_result_opens_for_nobody_before_the_payment_is_final(world: World, m
     monkeypatch.undo()
     world.executor.run(request)
     assert world.consumer.receive(request, world.providers, world.executor.collateral).verified.updates == 2
+
+
+def test_an_executor_cannot_train_on_to_get_at_the_model(world: World, tmp_path: Path) -> None:
+    """With a dataset of its own, whose terms forbid nothing, its enclave would give it the parameters."""
+    request = world.request()
+    world.complete(request)
+    key = bytes(range(32))
+    own = encrypt_examples(tmp_path / "own", *examples(40, 9), key, trusted.Terms(None))
+    with world.executor.connect(request.contract.build().image) as session:
+        session.provision(key, own)
+        with pytest.raises(RequestRefused, match="hold the result of a job"):
+            session.train(TrainRequest((own.digest,), 1, 0.2, 8))
+        with pytest.raises(RequestRefused, match="given for one job of a market"):
+            session.train(TrainRequest(request.grant.datasets, 1, 0.2, 8))
 
 
 def test_another_consumer_opens_nothing(world: World, tmp_path: Path) -> None:
