@@ -32,6 +32,7 @@ def test_a_contract_comes_back() -> None:
     assert again == asked and again.digest == asked.digest
 
 
+@pytest.mark.soak
 def test_another_process_builds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing of this one's cache: as a provider does, who has the file alone."""
     path = tmp_path / "contract"

@@ -35,7 +35,7 @@ def test_a_grant_comes_back_and_binds() -> None:
     [{"chain": 0}, {"chain": True}, {"escrow": "AB" * 20}, {"job": "cd"}, {"consumer": "x" * 64}, {"datasets": ()},
      {"datasets": DATASETS[:1]}, {"datasets": (DATASETS[0],) * 2}, {"numbers": (4, 1)}, {"numbers": (1, 1)},
      {"numbers": (0, 1)}, {"steps": 1.0}, {"sample_rate": 1}, {"physical_batches": "3"}, {"appraisal_noise": -1.0},
-     {"appraisal_noise": float("nan")}, 
+     {"appraisal_noise": float("nan")},
      {"numbers": tuple(range(1, 10)), "datasets": tuple(f"{i:064x}" for i in range(9))}],
 )  # fmt: skip
 def test_senseless_grants_are_refused(changes: dict[str, Any]) -> None:
