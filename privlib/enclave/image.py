@@ -22,8 +22,9 @@ from privlib.enclave.tcb import Tcb
 from privlib.trusted import artifact as format
 from privlib.trusted.bounded_json import read_json
 from privlib.trusted.model import CompiledModel
+from privlib.trusted.serving import CONFIGURATION
 from privlib.trusted.training import TrainingStep
-from privlib.trusted.worker import ARTIFACT, CONFIGURATION
+from privlib.trusted.worker import ARTIFACT
 
 _HEAD = "privlib enclave image 1"
 

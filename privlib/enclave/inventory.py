@@ -62,13 +62,14 @@ def made(name: str, data: bytes, source: bytes | None = None, path: Path | None 
     return File(name, path, data, len(data), hashlib.sha256(data).hexdigest(), origin, lines)
 
 
-def runtime_files(application: Path = Path(privlib.__file__).parents[1]) -> list[File]:
-    """Every file beside artifact and configuration. application: the folder that holds the package privlib.
+def runtime_files(application: Path = Path(privlib.__file__).parents[1], kind: str = "worker") -> list[File]:
+    """Every file beside artifact and configuration. application: the folder that holds the package privlib; kind: what
+    is to serve, of `survey.ALLOWED`.
 
     Raises ImageError where the worker cannot be loaded, e.g. because it imports what does not belong into an enclave.
     """
-    roots = package_roots()
-    found = run_survey([*roots, application])
+    roots = package_roots(kind)
+    found = run_survey([*roots, application], kind)
     standard = Path(sysconfig.get_path("stdlib")).resolve()
     own = (application / "privlib", "app/privlib")
     folders = [own, *((root, "site") for root in roots), (standard, loader.PYTHON)]
@@ -80,9 +81,9 @@ def runtime_files(application: Path = Path(privlib.__file__).parents[1]) -> list
     return sorted(files, key=lambda file: file.name)
 
 
-def run_survey(roots: list[Path]) -> dict[str, list[Any]]:
+def run_survey(roots: list[Path], kind: str = "worker") -> dict[str, list[Any]]:
     """What `survey` prints for packages in `roots`."""
-    command = [*SURVEY, survey.__file__, *map(str, roots)]
+    command = [*SURVEY, survey.__file__, kind, *map(str, roots)]
     done = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C"})
     if done.returncode:
         raise ImageError(f"the worker cannot be loaded by a bare Python:\n{done.stderr.strip()}")
@@ -90,10 +91,10 @@ def run_survey(roots: list[Path]) -> dict[str, list[Any]]:
     return report
 
 
-def package_roots() -> list[Path]:
+def package_roots(kind: str = "worker") -> list[Path]:
     """Folders that hold the packages a worker may import, privlib aside. Raises ImageError where one is missing."""
     roots = []
-    for name in survey.ALLOWED:
+    for name in survey.ALLOWED[kind]:
         specification = importlib.util.find_spec(name)
         if specification is None or specification.origin is None:
             raise ImageError(f"{name} is not installed; it runs inside an enclave")

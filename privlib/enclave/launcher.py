@@ -1,6 +1,7 @@
 """Launch an image on a platform."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -93,6 +94,10 @@ class Enclave:
             verifier = Verifier(policy, self.collateral if collateral is None else collateral, now)
         manifest = self.image.manifest if self.image.measurement == self.measurement else ""
         return Session(self._link, manifest, verifier, identity)
+
+    def offer_file(self, digest: str, path: Path) -> None:
+        """Let it read a dataset's ciphertext from a file. digest: the file's SHA-256, hexadecimal."""
+        self._link.datasets[digest] = path
 
     def close(self) -> None:
         """End it; what it held is gone. May be called twice."""

@@ -103,7 +103,7 @@ class Session:
         )
         self._link.datasets[dataset.digest] = dataset.path
         arrays = {"public_key": offer.arrays["public_key"], "sealed": np.frombuffer(sealed, np.uint8)}
-        fields = {"dataset": dataset.digest, "terms": terms.decode()}
+        fields = {"dataset": dataset.digest, "terms": terms.decode(), "grant": ""}
         return int(self.request(Message("provision", fields, arrays)).fields["rows"])
 
     def train(self, request: TrainRequest) -> Release:

@@ -1,6 +1,6 @@
 """Run as a script by a bare Python: finds out what a worker loads, and prints it as JSON.
 
-    python -I -S -B survey.py ROOT…        ROOT: folders that hold the packages a worker may import
+    python -I -S -B survey.py KIND ROOT…        KIND: worker or policy; ROOT: folders of packages that it may import
 
 {"bootstrap": [file…], "modules": [[name, file]…], "libraries": [file…]}: module files that Python and the loader load
 before the image is unpacked; modules imported after that, sources or shared libraries; other files mapped as code.
@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 
 # What runs in an enclave imports these packages and the standard library; an import of another one is as if it were
 # not installed.
-ALLOWED = ("numpy", "tvm", "tvm_ffi", "typing_extensions", "cryptography", "_cffi_backend", "privlib")
+ALLOWED = {
+    "worker": ("numpy", "tvm", "tvm_ffi", "typing_extensions", "cryptography", "_cffi_backend", "privlib"),
+    "policy": ("numpy", "pyrevm", "cryptography", "_cffi_backend", "privlib"),
+}
 
 
 class Finder:
     """Finds on the path what belongs into an enclave; of privlib that is `trusted` alone."""
 
-    def __init__(self, path_finder: "Any") -> None:
-        self._path_finder = path_finder
+    def __init__(self, path_finder: "Any", allowed: "Sequence[str]") -> None:
+        self._path_finder, self._allowed = path_finder, allowed
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         top, _, rest = name.partition(".")
         own = top != "privlib" or rest in ("", "errors") or rest.split(".")[0] == "trusted"
-        if not own or (top not in ALLOWED and top not in sys.stdlib_module_names):
+        if not own or (top not in self._allowed and top not in sys.stdlib_module_names):
             return None
         found: ModuleSpec | None = self._path_finder.find_spec(name, path, target)
         return found
@@ -50,15 +53,20 @@ def files() -> dict[str, str]:
     return found
 
 
-def main(roots: list[str]) -> None:
+def main(kind: str, roots: list[str]) -> None:
     bootstrap = files()
     mapped_first = code_files()
-    sys.meta_path[-1] = Finder(sys.meta_path[-1])  # the last one looks along the path
+    sys.meta_path[-1] = Finder(sys.meta_path[-1], ALLOWED[kind])  # the last one looks along the path
     sys.path += roots
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from privlib.trusted import first_use, runtime, worker  # noqa: F401
+    if kind == "policy":
+        from privlib.trusted import policy_worker  # noqa: F401
+    else:
+        from privlib.trusted import runtime, worker  # noqa: F401
 
-    runtime.tvm_runtime()
+        runtime.tvm_runtime()
+    from privlib.trusted import first_use
+
     first_use.use_everything()
     after = {name: file for name, file in files().items() if name not in bootstrap}
     mapped = code_files()
@@ -80,4 +88,4 @@ def code_files() -> set[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -6,6 +6,8 @@ fresh public key; its quote binds the key to the provider's nonce and to "privli
 with another measurement, or one that is told another dataset or policy, does not open it.
 
     sealed key = "PLK1" ‖ encapsulated key 32 ‖ ciphertext 32 ‖ tag 16
+
+For a job of the market 64 bytes are delivered: the dataset's key, and the gate key that the result is locked with.
 """
 
 from cryptography.exceptions import InvalidTag
@@ -18,6 +20,7 @@ from privlib.trusted.channel_errors import KeyDeliveryError, ReplayError
 KEY_BYTES = 32
 MAGIC = b"PLK1"
 SEALED_BYTES = len(MAGIC) + 32 + KEY_BYTES + 16
+SEALED_WITH_GATE = SEALED_BYTES + KEY_BYTES
 SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -46,16 +49,17 @@ class KeyOffer:
         self.report_data = report_data(self.public_key, nonce, delivery_purpose(purpose))
 
     def open(self, sealed: bytes, dataset: bytes, policy: bytes = b"") -> bytes:
-        """The delivered key, 32 bytes; `dataset` and `policy` are what the enclave will use it for (names or digests).
+        """The delivered key, 32 bytes, or with a gate key 64; `dataset` and `policy` are what the enclave will use it
+        for (names or digests).
 
         Raises KeyDeliveryError where it was sealed for anything else (the offer stays open: the host may retry), and
         ReplayError once the offer has been used.
         """
         if self._key is None:
             raise ReplayError("this offer has received its key; ask for a new offer")
-        if len(sealed) != SEALED_BYTES or not sealed.startswith(MAGIC):
+        if len(sealed) not in (SEALED_BYTES, SEALED_WITH_GATE) or not sealed.startswith(MAGIC):
             raise KeyDeliveryError(
-                f"sealed key: {len(sealed)} bytes, expected {SEALED_BYTES} that begin with {MAGIC!r}"
+                f"sealed key: {len(sealed)} bytes, not {SEALED_BYTES} or {SEALED_WITH_GATE} that begin with {MAGIC!r}"
             )
         context = info(self._measurement, self._purpose, self._nonce, dataset, policy)
         try:

@@ -11,6 +11,8 @@ other                                                  `privlib.trusted.service`
 A channel gives its client secrecy; the host lets in whom it likes, and so is a client that proved no identity.
 """
 
+from typing import Protocol
+
 import numpy as np
 
 from privlib.errors import PrivlibError
@@ -22,6 +24,13 @@ from privlib.trusted.protocol import Message
 from privlib.trusted.requests import Answers, RequestError, array_of, bytes_in, takes
 
 MAXIMUM_CHANNELS = 64
+
+
+class Service(Protocol):
+    """What a worker serves."""
+
+    def answer(self, message: Message, client: bytes | None) -> Message:
+        """client: the identity that the sender has proven, or None. Raises PrivlibError, MemoryError."""
 
 
 class Door:

@@ -24,6 +24,7 @@ NAMESPACES = {
 PRIVATE_FILES = "private file system"
 PYTHON, SYSTEM = "python", "system"  # folders of the image: the standard library; shared libraries of the system
 PATH = (PYTHON, f"{PYTHON}/lib-dynload", "site", "app")  # folders of the image that modules are imported from
+POLICY_MARK = "policy"  # a file of this name makes it a policy enclave's image
 _HEADER_BYTES = 16
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
 _MNT_DETACH, _PIVOT_ROOT = 2, 155
@@ -52,6 +53,11 @@ def main(arguments: list[str]) -> None:
     os.environ.clear()
     # Threads made while libraries load would escape Landlock, which covers only a thread and those it makes.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # A policy enclave's image has no worker that trains, and no TVM.
+    if os.path.exists(os.path.join(folder, POLICY_MARK)):
+        from privlib.trusted import policy_worker
+
+        policy_worker.main(folder, channel, mechanisms)
     from privlib.trusted import worker
 
     worker.main(folder, channel, mechanisms)

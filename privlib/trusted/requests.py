@@ -1,5 +1,6 @@
-"""What answers requests behind the door, and reads their parts."""
+"""Requests to a worker, whatever it serves: their parts, and how they are dispatched."""
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,12 @@ from privlib.trusted.protocol import Message
 
 
 class RequestError(PrivlibError):
-    """A request that this enclave does not know, or whose fields or arrays are not what it takes."""
+    """A request that this worker does not know, or whose fields or arrays are not what it takes."""
+
+
+Handler = Callable[[Message, bytes | None], Message]
+Handlers = Mapping[str, tuple[Handler, set[str], set[str]]]
+"""kind → (what answers it, names of its fields, names of its arrays)."""
 
 
 class Answers(Protocol):
@@ -17,6 +23,15 @@ class Answers(Protocol):
 
     def answer(self, message: Message, client: bytes | None) -> Message:
         """client: the identity that the sender has proven, or None. Raises PrivlibError, MemoryError."""
+
+
+def dispatch(handlers: Handlers, message: Message, client: bytes | None) -> Message:
+    """The answer to a request that has exactly the parts it must have. Raises RequestError, and what handlers raise."""
+    if message.kind not in handlers:
+        raise RequestError(f"{message.kind[:40]!r} is no request; there are {', '.join(handlers)}")
+    handle, fields, arrays = handlers[message.kind]
+    takes(message, fields, arrays)
+    return handle(message, client)
 
 
 def takes(message: Message, fields: set[str], arrays: set[str]) -> None:
@@ -38,3 +53,11 @@ def bytes_in(message: Message, name: str, size: int | None = None) -> bytes:
         wanted = f"({size},)" if size is not None else "(n,)"
         raise RequestError(f"{name} is uint8 {wanted}, got {found.dtype} {found.shape}")
     return found.tobytes()
+
+
+def text_in(message: Message, name: str) -> str:
+    """A field of a message that is a text. Raises RequestError."""
+    found = message.fields[name]
+    if not isinstance(found, str):
+        raise RequestError(f"{name} is a text, got {type(found).__name__}")
+    return found

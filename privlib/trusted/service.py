@@ -3,14 +3,16 @@
 request    fields                                                       arrays             answer
 infer                                                                   images             result: logits
 offer                                                                   nonce              result: public_key, quote
-provision  dataset, terms                                               public_key, sealed result: rows
+provision  dataset, terms, grant ("" for none)                          public_key, sealed result: rows
+session    chain, registry                                                                 result: address; quote
+job        job                                                                             output, see TrainingService
 train      datasets, steps, sample_rate, physical_batches, learning_rate                   release
 status                                                                                     result: see Service.status
 
 Anything else, and anything more or less, is answered with an error: {"type", "text"}.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from privlib.trusted.epoch import TrainRequest
@@ -19,14 +21,11 @@ from privlib.trusted.inbox import Inbox
 from privlib.trusted.model import CompiledModel
 from privlib.trusted.platform import Platform
 from privlib.trusted.protocol import Message, Stream
-from privlib.trusted.requests import RequestError, array_of, bytes_in, takes
+from privlib.trusted.requests import Handlers, RequestError, array_of, bytes_in, dispatch, text_in
 from privlib.trusted.training import TrainingStep
 from privlib.trusted.training_service import TrainingService, digest_text
 
 _COUNTS = ("frames_in", "frames_out", "bytes_in", "bytes_out", "system_calls")
-
-
-Handler = Callable[[Message, bytes | None], Message]
 
 
 class Service:
@@ -46,23 +45,21 @@ class Service:
         if isinstance(loaded, TrainingStep):
             self._trainer = TrainingService(loaded, host, platform, inbox, configuration["dataset_bytes"])
         self._served = 0
-        self._handlers: dict[str, tuple[Handler, set[str], set[str]]] = {
+        self._handlers: Handlers = {
             "infer": (self._infer, set(), {"images"}),
             "offer": (self._offer, set(), {"nonce"}),
-            "provision": (self._provision, {"dataset", "terms"}, {"public_key", "sealed"}),
+            "provision": (self._provision, {"dataset", "terms", "grant"}, {"public_key", "sealed"}),
             "train": (
                 self._train, {"datasets", "steps", "sample_rate", "physical_batches", "learning_rate"}, set(),
             ),
+            "session": (self._session, {"chain", "registry"}, set()),
+            "job": (self._job, {"job"}, set()),
             "status": (self._status, set(), set()),
         }  # fmt: skip
 
     def answer(self, message: Message, client: bytes | None) -> Message:
         """client: the identity that the sender has proven, or None. Raises PrivlibError, MemoryError."""
-        if message.kind not in self._handlers:
-            raise RequestError(f"{message.kind[:40]!r} is no request; there are {', '.join(self._handlers)}")
-        handle, fields, arrays = self._handlers[message.kind]
-        takes(message, fields, arrays)
-        answered = handle(message, client)
+        answered = dispatch(self._handlers, message, client)
         self._served += 1
         return answered
 
@@ -76,12 +73,17 @@ class Service:
         return Message("result", arrays={"public_key": array_of(key), "quote": array_of(quote)})
 
     def _provision(self, message: Message, _: bytes | None) -> Message:
-        terms = message.fields["terms"]
-        if not isinstance(terms, str):
-            raise RequestError("terms are a text")
+        terms, grant = text_in(message, "terms").encode(), text_in(message, "grant").encode()
         key, sealed = bytes_in(message, "public_key", 32), bytes_in(message, "sealed")
-        rows = self._training().provision(key, sealed, digest_text(message.fields["dataset"]), terms.encode())
+        rows = self._training().provision(key, sealed, digest_text(message.fields["dataset"]), terms, grant)
         return Message("result", {"rows": rows})
+
+    def _session(self, message: Message, _: bytes | None) -> Message:
+        address, quote = self._training().session(message.fields["chain"], text_in(message, "registry"))
+        return Message("result", {"address": address}, {"quote": array_of(quote)})
+
+    def _job(self, message: Message, _: bytes | None) -> Message:
+        return self._training().job(digest_text(message.fields["job"]))
 
     def _train(self, message: Message, client: bytes | None) -> Message:
         training, names = self._training(), message.fields["datasets"]

@@ -28,7 +28,7 @@ from privlib.trusted import loader
 from privlib.trusted.private_file import SEALS
 from privlib.trusted.protocol import ClosedError, Message, Stream
 from privlib.trusted.sealing import SealingKeys
-from privlib.trusted.worker import CRASHED
+from privlib.trusted.serving import CRASHED
 
 _SECONDS_TO_DIE = 5.0
 _CHANNEL_BUFFER = 4 << 20

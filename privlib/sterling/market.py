@@ -1,0 +1,142 @@
+"""The market: a chain with its contracts, storage, and who says what is final. What all parties share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privlib.enclave.policy import QuotePolicy
+from privlib.enclave.simulated_root import SimulatedRoot
+from privlib.enclave.verify import verify_quote
+from privlib.sterling.chain import Account, Chain, EmbeddedChain, Receipt
+from privlib.sterling.chain.errors import ReorganisedError
+from privlib.sterling.contracts.market import MarketContracts, deploy_market
+from privlib.sterling.contracts.quotes import QuotingEnclave, pck_key
+from privlib.sterling.contracts.terms import JobState, LogKind, Terms
+from privlib.sterling.errors import JobError
+from privlib.sterling.storage import ContentStore
+from privlib.sterling.witness import FinalityWitness, terms_of
+
+Progress = Callable[[str], None]
+"""Told the name of each step of the protocol when it is done."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: its examples;
+    price: wei a job; policy_hash: of the policy's deployment code; instance: its confidential contract;
+    noise_multiplier, job_epsilon: least and most that a program may have; terms: `privlib.trusted.terms`, encoded."""
+
+    number: int
+    digest: str
+    rows: int
+    price: int
+    policy_hash: str
+    instance: str
+    noise_multiplier: float
+    job_epsilon: float
+    terms: bytes = field(repr=False)
+
+
+@dataclass
+class Market:
+    """Made by `Market.open`. root: DER certificate that quotes must lead to; administrator: deploys, trusts platforms
+    and revokes; witness: what enclaves believe of the chain. listings: datasets on offer, by their digest."""
+
+    chain: Chain
+    contracts: MarketContracts
+    store: ContentStore
+    witness: FinalityWitness
+    administrator: Account
+    root: bytes = field(repr=False)
+    listings: dict[str, Listing] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path | str, chain: Chain | None = None, root: SimulatedRoot | None = None) -> "Market":
+        """A new market: contracts deployed on `chain` (None: an embedded one), storage in `folder`, and the platform of
+        a SIMULATED root (None: this installation's) trusted, as its administrator would trust a maker's.
+
+        Raises ChainError, AttestationError.
+        """
+        chain, root = chain or EmbeddedChain(), root or SimulatedRoot.load_or_create()
+        administrator = chain.account("administrator")
+        sample = root.quote(bytes(32), bytes(32), 1, 1, False, bytes(64))
+        contracts = deploy_market(chain, administrator, QuotingEnclave.of(sample))
+        market = cls(
+            chain, contracts, ContentStore(Path(folder) / "store"), FinalityWitness(chain, contracts), administrator,
+            root.certificate,
+        )  # fmt: skip
+        market.trust_platform(sample, root.collateral())
+        return market
+
+    def trust_platform(self, quote: bytes, collateral: str) -> None:
+        """As administrator: check a platform's quote with all its evidence, and name its PCK key on the chain.
+
+        Raises AttestationError.
+        """
+        verdict = verify_quote(quote, QuotePolicy(any_enclave=True, root=self.root), collateral)
+        level = verdict.tcb_status.encode().ljust(32, b"\0")
+        self.final(
+            self.contracts.attestation.transact, "trust_platform", *pck_key(quote), level, sender=self.administrator
+        )
+
+    @property
+    def escrow(self) -> str:
+        """The escrow's address, 40 hexadecimal digits."""
+        return self.contracts.escrow.address[2:].lower()
+
+    def terms(self, job: str) -> Terms:
+        """A job's terms. Raises NotFinal."""
+        return terms_of(self.contracts, bytes.fromhex(job))
+
+    def state(self, job: str) -> JobState:
+        """Where a job stands now, final or not."""
+        return JobState(self.contracts.escrow.call("state", bytes.fromhex(job)))
+
+    def require(self, job: str, *states: JobState) -> JobState:
+        """Raise JobError unless the job is in one of these states."""
+        if (found := self.state(job)) not in states:
+            wanted = " or ".join(each.name.lower() for each in states)
+            raise JobError(f"job {job[:16]}… is {found.name.lower()}; this step needs it {wanted}")
+        return found
+
+    def final(self, transact: Callable[..., Receipt], *arguments: Any, **options: Any) -> Receipt:
+        """Send a transaction and wait until it is final; one that another branch undid is sent again.
+
+        Raises RevertedError, ChainError.
+        """
+        while True:
+            receipt = transact(*arguments, **options)
+            try:
+                self.chain.finalise(receipt)
+            except ReorganisedError:
+                continue
+            return receipt
+
+    def settle(self) -> None:
+        """Wait until what is on the chain now is final."""
+        self.chain.mine(self.chain.confirmations)
+
+    def publish(self, kind: LogKind, digest: bytes, author: Account) -> None:
+        """Put a policy, measurement or program (32 bytes) into the transparency log."""
+        self.final(self.contracts.log.transact, "append", kind, digest, sender=author)
+
+    def withdraw(self, account: Account) -> int:
+        """Take all that the escrow owes an account to its own address; returns the wei, 0 where there is nothing."""
+        owed: int = self.contracts.escrow.call("credit", account.address)
+        if owed:
+            self.final(self.contracts.escrow.transact, "withdraw", account.address, sender=account)
+        return owed
+
+    def expire(self, job: str, sender: Account) -> None:
+        """End a job whose time has passed; anybody may. Raises RevertedError before."""
+        self.final(self.contracts.escrow.transact, "expire", self.terms(job), sender=sender)
+
+    def fail(self, job: str, sender: Account) -> None:
+        """End a job with a refund; who may is the escrow's to say. Raises RevertedError."""
+        self.final(self.contracts.escrow.transact, "fail", self.terms(job), sender=sender)
+
+    @property
+    def now(self) -> int:
+        """The newest block's time, Unix seconds."""
+        return self.chain.head().timestamp
