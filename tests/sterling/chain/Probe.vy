@@ -44,9 +44,10 @@ def silent():
 
 
 @external
+@payable
 def burn():
-    for i: uint256 in range(10_000_000):
-        self.count += 1
+    large: uint256[4_000_000] = empty(uint256[4_000_000])
+    self.count = large[msg.value]
 
 
 @external

@@ -66,7 +66,6 @@ def test_a_node_that_was_killed_is_noticed(anvil: Callable[..., AnvilChain]) -> 
     with anvil() as chain:
         for node in nodes_of(os.getpid()):
             node.kill()
-            node.wait()
         with pytest.raises(NodeError, match="does not answer"):
             chain.head()
 
