@@ -243,8 +243,9 @@ class Provider:
 
     def _opened(self) -> PolicyEnclave:
         """The policy enclave, at the chain's newest final state."""
-        if self._enclave is not None:
+        if self._enclave is not None and self._enclave.alive:
             return self._enclave
+        self.close()
         self.market.settle()
         enclave, listing = self._launched(), self.listing
         head = bytes(self.market.contracts.states.call("heads", bytes.fromhex(listing.instance), at="final")[3]).hex()

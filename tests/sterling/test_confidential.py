@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privlib.enclave.errors import RequestRefused
 from privlib.enclave.launcher import ALL_MECHANISMS
+from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.state import StateStore
-from privlib.sterling import JobRequest, Rules
+from privlib.sterling import JobRequest, Offer, Rules
 from privlib.sterling.confidential import PolicyEnclave, policy_image
 from privlib.sterling.errors import (
     AlreadyGranted,
@@ -24,6 +25,7 @@ from privlib.sterling.errors import (
 )
 from privlib.sterling.provider import Provider
 from privlib.sterling.witness import FinalityWitness
+from privlib.trusted.credentials import present
 from privlib.trusted.finality import HEAD, Statement, signed_statement
 from privlib.trusted.protocol import Message
 from tests.sterling.world import World
@@ -56,8 +58,6 @@ def propose(provider: Provider, request: JobRequest, **changes: str) -> Message:
 
 def another(request: JobRequest, world: World, number: int) -> JobRequest:
     """A job that is on no chain: the policy enclave has not to know."""
-    from privlib.trusted.credentials import present
-
     grant = replace(request.grant, job=bytes([number] * 32).hex())
     return replace(request, grant=grant, presentation=present(world.consumer._identity, grant.encode()))
 
@@ -184,25 +184,16 @@ def test_only_the_provider_says_what_was_verified(world: World, provider: Provid
     """A host that reaches the enclave through a channel of its own has nothing decided."""
     genuine = ready(provider)
     session = genuine._session
-    policy = provider.listing.policy_hash
-    assert policy
-    from privlib.enclave.policy import QuotePolicy
-
     accepted = QuotePolicy(measurements=frozenset({policy_image().measurement}), root=world.market.root)
     genuine._session = genuine._enclave.connect(accepted, identity=Ed25519PrivateKey.generate())
     try:
         with pytest.raises(RequestRefused, match="only the provider"):
             propose(provider, request_)
         with pytest.raises(RequestRefused, match="installs once"):
-            genuine.ask("install", provider._installation(provider.listing, offer()), key=bytes(32), code=b"")
+            again = provider._installation(provider.listing, Offer(epsilon=1.0))
+            genuine.ask("install", again, key=bytes(32), code=b"")
     finally:
         genuine._session = session
-
-
-def offer():  # type: ignore[no-untyped-def]
-    from privlib.sterling import Offer
-
-    return Offer(epsilon=1.0)
 
 
 def test_the_host_s_copy_of_the_state_tells_nothing(provider: Provider) -> None:

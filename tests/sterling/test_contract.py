@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.sterling.world import contract
 BUILD = """
 import sys
 from pathlib import Path
+from typing import Any
 from privlib.sterling import TrainingContract
 built = TrainingContract.decode(Path(sys.argv[1]).read_bytes()).build()
 print(built.measurement.hex(), built.program_digest.hex())
@@ -75,7 +77,8 @@ def test_a_model_that_does_not_load_is_refused() -> None:
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    for changes in ({"steps": 0}, {"sample_rate": 2.0}, {"physical_batches": 0}, {"steps": "many"}):
+    wrong: tuple[dict[str, Any], ...] = ({"steps": 0}, {"sample_rate": 2.0}, {"physical_batches": 0}, {"steps": "many"})
+    for changes in wrong:
         with pytest.raises(JobRefused):
-            TrainingContract.decode(replace(contract(), **changes).encode())  # type: ignore[arg-type]
+            TrainingContract.decode(replace(contract(), **changes).encode())
     assert replace(contract(), optimizer=SGD(0.2)).digest != contract().digest

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,17 +142,17 @@ class World:
         return bool(self.market.contracts.escrow.call("credit", self.consumer.account.address) == deposit)
 
     def close(self) -> None:
-        for party in (*self.providers, self.executor):
-            party.close()
+        self.executor.close()
+        for provider in self.providers:
+            provider.close()
 
 
-def kill(enclave: object) -> None:
+def kill(enclave: Any) -> None:
     """End an enclave's process as a crash would."""
     if enclave is None:
         return
-    pid = enclave._process.pid  # type: ignore[attr-defined]  # of the simulated platform
-    os.kill(pid, signal.SIGKILL)
-    enclave.close()  # type: ignore[attr-defined]
+    os.kill(enclave._process.pid, signal.SIGKILL)  # of the simulated platform
+    enclave.close()
 
 
 def outputs(world: World, known: Sequence[str] = ()) -> list[str]:

@@ -94,7 +94,7 @@ def by_definition(value: object, players: int) -> np.ndarray:
 
 def game(seed: int, players: int) -> object:
     rng = np.random.default_rng(seed)
-    table = {(): 0.0}
+    table: dict[tuple[int, ...], float] = {(): 0.0}
 
     def value(members: Sequence[int]) -> float:
         return table.setdefault(tuple(members), float(rng.random()))

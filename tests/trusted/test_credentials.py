@@ -32,7 +32,7 @@ TRUSTED = {ISSUER.public_key.hex(): ("purpose", "licence"), OTHER.public_key.hex
 
 
 def claims(credentials: list[str], **changes: Any) -> dict[str, str]:
-    asked = {
+    asked: dict[str, Any] = {
         "revocations": LISTS, "issuers": TRUSTED, "subject": PUBLIC, "presentation": present(SUBJECT, GRANT),
         "grant": GRANT, "now": NOW,
     } | changes  # fmt: skip

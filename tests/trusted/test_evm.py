@@ -1,6 +1,6 @@
 """Policies as EVM bytecode: their state goes in and out, they say why they refuse, and do nothing else."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_utils.crypto import keccak
@@ -97,7 +97,7 @@ def test_what_does_not_deploy_is_refused(code: bytes) -> None:
         evm.deploy(code)
 
 
-def test_the_call_is_the_shipped_policy_s(tmp_path: Path) -> None:
+def test_the_call_is_the_shipped_policy_s() -> None:
     from privlib.sterling.confidential import POLICIES
 
     assert keccak(text=SIGNATURE)[:4] == SELECTOR
@@ -105,7 +105,7 @@ def test_the_call_is_the_shipped_policy_s(tmp_path: Path) -> None:
     kinds = ",".join(each["type"] for each in entry["inputs"])
     assert f"evaluate({kinds})" == SIGNATURE
     assert claim_word("") == bytes(32) and len(claim_word("research")) == 32
-    for arguments in (("ab" * 32, bytes(32), {}, -1, "1"), ("ab" * 32, bytes(32), {}, 1, "-1"),
-                      ("ab" * 32, bytes(32), {}, 1.5, "1"), ("ab" * 32, bytes(32), {}, 1, "9" * 99)):  # fmt: skip
+    wrong: list[tuple[Any, str]] = [(-1, "1"), (1, "-1"), (1.5, "1"), (1, "9" * 99)]
+    for epsilon, price in wrong:
         with pytest.raises(CallError):
-            evaluation(*arguments)  # type: ignore[arg-type]
+            evaluation("ab" * 32, bytes(32), {}, epsilon, price)

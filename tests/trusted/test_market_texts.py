@@ -56,8 +56,8 @@ def test_hostile_grants_are_refused_or_say_something_else(data: bytes, at: int, 
 
 
 def statement(**changes: Any) -> Statement:
-    said = {"chain": 1, "escrow": "ab" * 20, "what": HEAD, "subject": "01" * 32, "value": "02" * 32, "nonce": "03" * 32,
-            "block": 9, "time": 10}  # fmt: skip
+    said: dict[str, Any] = {"chain": 1, "escrow": "ab" * 20, "what": HEAD, "block": 9, "time": 10}
+    said |= {"subject": "01" * 32, "value": "02" * 32, "nonce": "03" * 32}
     return Statement(**said | changes)
 
 
