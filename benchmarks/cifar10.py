@@ -25,7 +25,7 @@ ROWS = (*GROUPS["training"], *GROUPS["inference"])
 # A step of a slow peer lasts seconds, so a round lasts ten; in `smoke` a small network and what starts fast.
 EFFORTS = {"smoke": Effort(2, 0.01), "quick": Effort(5, 0.15), "full": Effort(15, 0.3)}
 # Batches that an enclave is asked for at once: updates of an epoch, and what one message holds of images.
-UPDATES = {"smoke": 2, "quick": 24, "full": 96}
+UPDATES = {"smoke": 2, "quick": 16, "full": 96}
 ASKED = {"mobilenet32": 16, "mobilenet224": 1}
 SMOKE_PEERS = (
     "opacus_ghost", "privlib_plain", "privlib_plain_enclave", "privlib_private", "privlib_private_enclave",

@@ -2,7 +2,8 @@
 
 frame     length u32, little-endian, then that many bytes; at most a limit that both ends know
 message   length u32 of the head; head, JSON in UTF-8: {"kind", "fields": {name: value}, "arrays": [[name, dtype,
-          shape]]}; the arrays' bytes, raw, little-endian, in this order, and nothing after them
+          shape]]}, and spaces, so that the first array begins at a multiple of 64 bytes; the arrays' bytes, raw,
+          little-endian, in this order, and nothing after them
 
 `Stream` moves frames; `privlib.trusted.conversation` encrypts messages that are carried in others.
 """
@@ -24,7 +25,7 @@ from privlib.trusted.pages import new_memory
 MAXIMUM_FRAME = 64 << 20
 MAXIMUM_HEAD = 64 << 10
 DTYPES = ("float32", "float64", "int64", "uint8", "bool")
-_LENGTH = struct.Struct("<I")
+_LENGTH, _ALIGNMENT = struct.Struct("<I"), 64
 Buffer = bytes | bytearray | memoryview
 
 
@@ -117,6 +118,7 @@ def encode(message: Message) -> list[Buffer]:
     arrays = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     listed = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     head = json.dumps({"kind": message.kind, "fields": dict(message.fields), "arrays": listed}).encode()
+    head += b" " * (-(_LENGTH.size + len(head)) % _ALIGNMENT)
     views = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
     return [_LENGTH.pack(len(head)), head, *views]
 

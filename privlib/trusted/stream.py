@@ -132,10 +132,14 @@ class MessageStream:
         return raw, header
 
     def _take(self, raw: bytearray, header: Header, out: memoryview) -> None:
-        body = self._in[: header.length + TAG_BYTES]
-        _read_into(self._transport, body)
+        body = self._body(header.length + TAG_BYTES)
         self._opener.open_into(header, raw, body, out)
         self.received_bytes += HEADER_BYTES + len(body)
+
+    def _body(self, size: int) -> memoryview:
+        body = self._in[:size]
+        _read_into(self._transport, body)
+        return body
 
     def _send_record(self, kind: int, data: Buffer, remaining: int) -> None:
         size = self._sealer.seal_into(kind, data, remaining, self._out)
