@@ -6,6 +6,7 @@ dataset each time, as many examples as the run works on, charges its ledger, and
 """
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,16 @@ class TrainingRun(Inside):
 
     def __call__(self) -> None:
         self.runs += 1
-        self.session.provision(self._key, self._dataset)
-        self.train()
+        self.provision()
+        self.train(self._request.steps)
 
-    def train(self) -> Release:
-        """An epoch on what is there."""
-        release = self.session.train(self._request)
+    def provision(self) -> None:
+        """The provider's part: key and ciphertext go in."""
+        self.session.provision(self._key, self._dataset)
+
+    def train(self, steps: int) -> Release:
+        """Updates on what is there."""
+        release = self.session.train(replace(self._request, steps=steps))
         if release.claims["program"] != self.image.file(_PROGRAM).sha256:
             raise PrivlibError("the release is of another program than the image's")
         return release
