@@ -250,9 +250,11 @@ def test_the_verifier_may_be_somebody_else_than_the_administrator(scene: Scene, 
 def test_a_verifier_that_takes_anything_stops_the_deployment(tmp_path: Path) -> None:
     """Something at 0x100 that is no P-256 verifier: the self-test asks for a refusal too."""
     source = tmp_path / "Anything.vy"
-    source.write_text(
-        "@external\n@payable\n@raw_return\ndef __default__() -> Bytes[32]:\n    return abi_encode(convert(1, uint256))\n"
+    head, body = (
+        "@external\n@payable\n@raw_return\ndef __default__() -> Bytes[32]:",
+        "return abi_encode(convert(1, uint256))",
     )
+    source.write_text(f"{head}\n    {body}\n")
     chain = EmbeddedChain(p256=False)
     admin = chain.account("admin")
     state = chain._state(chain._blocks[-1])
