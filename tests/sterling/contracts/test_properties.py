@@ -278,7 +278,7 @@ MUTANTS = {
     "a wei left behind": ("                shares[i] += 1\n", "                shares[i] += 0\n"),
     "withdrawn twice": ("    self.credit[msg.sender] = 0\n", ""),
     "a second too late": ("timestamp <= job_terms.complete_by, ", "timestamp < job_terms.complete_by, "),
-    "granted by the first approval": ("            granted = False\n", "            granted = i > 7\n"),
+    "granted by the first approval": ("            granted = False\n", "            granted = True\n"),
 }
 
 
