@@ -18,7 +18,7 @@ from privlib.sterling import JobRequest, JobState, Rules
 from privlib.sterling.chain import EmbeddedChain
 from privlib.sterling.confidential import PolicyEnclave
 from privlib.sterling.executor import Executor
-from privlib.sterling.provider import Provider
+from privlib.sterling.keeper import Keeper
 from privlib.sterling.storage import ContentStore
 from tests.sterling.world import World, outputs
 
@@ -26,7 +26,7 @@ EFFECTS = (
     (EmbeddedChain, "send"),
     (PolicyEnclave, "ask"),
     (Session, "request"),
-    (Provider, "_write"),
+    (Keeper, "write"),
     (Executor, "provision"),
     (ContentStore, "put"),
 )

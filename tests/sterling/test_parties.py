@@ -273,9 +273,9 @@ def test_data_of_the_market_come_with_a_grant_and_no_other_way(world: World, tmp
     provider, built = world.providers[0], contract().build()
     policy_terms = trusted.Terms.decode(provider.listing.terms)
     path = world.market.store.save(provider.listing.digest, tmp_path / "data")
-    with world.executor.connect(built.image) as session:
-        with pytest.raises(RequestRefused, match="if and only if its terms name a policy"):
-            session.provision(provider._key, EncryptedDataset.at(path, policy_terms))
+    refused = pytest.raises(RequestRefused, match="if and only if its terms name a policy")
+    with world.executor.connect(built.image) as session, refused:
+        session.provision(provider._key, EncryptedDataset.at(path, policy_terms))
 
 
 def test_the_workflow_in_the_package_s_text_works(tmp_path: Path) -> None:

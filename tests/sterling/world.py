@@ -81,7 +81,7 @@ class World:
     def restart_providers(self) -> None:
         """They die, with their enclaves, and come back."""
         for number, provider in enumerate(self.providers):
-            kill(provider._enclave and provider._enclave._enclave)
+            kill(provider.keeper._enclave and provider.keeper._enclave._enclave)
             name = self._named[number]
             self.providers[number] = Provider(self.market, self.folder / name, self._accounts[name])
 
