@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # What runs in an enclave imports these packages and the standard library; an import of another one is as if it were
 # not installed.
-# Together they map about 74 MB. What nobody uses of it comes linked: OpenBLAS and its Fortran runtime (32 MB) to
-# NumPy's core, libtvm_ffi_testing (2 MB) to tvm_ffi's; leaving them out would mean wheels of our own.
 ALLOWED = ("numpy", "tvm", "tvm_ffi", "typing_extensions", "cryptography", "_cffi_backend", "privlib")
 
 
