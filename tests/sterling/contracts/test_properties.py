@@ -287,11 +287,10 @@ MUTANTS = {
 def test_a_wrong_contract_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Controls: each fault, put into the escrow, is found by the same sequences."""
     before, after = MUTANTS[name]
-    for source in market.SOURCES.glob("*.vy"):
-        (tmp_path / source.name).write_text(source.read_text())
-    escrow = tmp_path / "JobEscrow.vy"
-    assert escrow.read_text().count(before) == 1
-    escrow.write_text(escrow.read_text().replace(before, after))
+    sources = {each.name: each.read_text() for each in market.SOURCES.glob("*.vy")}
+    assert sum(text.count(before) for text in sources.values()) == 1
+    for file, text in sources.items():
+        (tmp_path / file).write_text(text.replace(before, after))
     monkeypatch.setattr(market, "SOURCES", tmp_path)
     base.cache_clear()
     try:
