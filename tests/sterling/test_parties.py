@@ -47,8 +47,8 @@ def chain_of(kind: str, folder: Path) -> Chain:
 
 @pytest.mark.parametrize(("kind", "count"), [("embedded", 3), ("anvil", 2)])
 def test_from_upload_to_a_certified_model(kind: str, count: int, tmp_path: Path) -> None:
-    """Several providers, each paid its price and a share of the bonus; the consumer gets a model whose certificate holds,
-    and the chain has charged each budget what the contract costs."""
+    """Several providers, each paid its price and a share of the bonus; the consumer gets a model whose certificate
+    holds, and the chain has charged each budget what the contract costs."""
     with chain_of(kind, tmp_path) as chain:
         world = World(tmp_path, chain, providers=count)
         asked = contract(appraisal_noise=5.0)
