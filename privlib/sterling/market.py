@@ -44,8 +44,9 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Listing:
     """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: how many examples,
-    which its provider makes public; price: wei a job; policy_hash: of the policy's deployment code; instance: its confidential contract;
-    noise_multiplier, job_epsilon: least and most that a program may have; terms: `privlib.trusted.terms`, encoded."""
+    which its provider makes public; price: wei a job; policy_hash: of the policy's deployment code; instance: its
+    confidential contract; noise_multiplier, job_epsilon: least and most that a program may have; terms:
+    `privlib.trusted.terms`, encoded."""
 
     number: int
     digest: str
