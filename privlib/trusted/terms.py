@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from privlib.errors import PrivlibError
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.ledger import Budget
 
 _IDENTITY_BYTES, _MAXIMUM_CONSUMERS = 32, 256
@@ -71,11 +72,11 @@ class Terms:
     def decode(data: bytes) -> "Terms":
         """TermsError for anything but what `encode` gives."""
         try:
-            value = json.loads(data)
+            value = read_json(data)
             consumers = value["consumers"]
             named = None if consumers is None else frozenset(bytes.fromhex(each) for each in consumers)
             terms = Terms(value["epsilon"], value["delta"], named, value.get("policy"), value.get("chain"))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TermsError(f"no terms of use: {error}") from None
         if terms.encode() != data:
             raise TermsError("no terms of use: not in canonical form")

@@ -56,6 +56,17 @@ def test_another_text_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=60), st.integers(0, len(GOOD)), st.integers(0, 4))
 @settings(max_examples=200, deadline=None)
 def test_hostile_texts_are_read_whole_or_refused(put: bytes, at: int, cut: int) -> None:
+    hostile(put, at, cut)
+
+
+@pytest.mark.soak
+@given(st.binary(max_size=60), st.integers(0, len(GOOD)), st.integers(0, 4))
+@settings(max_examples=100_000, deadline=None)
+def test_100_000_hostile_texts_are_read_whole_or_refused(put: bytes, at: int, cut: int) -> None:
+    hostile(put, at, cut)
+
+
+def hostile(put: bytes, at: int, cut: int) -> None:
     data = GOOD[:at] + put + GOOD[at + cut :]
     with contextlib.suppress(TermsError):
         assert Terms.decode(data).encode() == data
