@@ -59,11 +59,11 @@ class Inside:
 
 
 class InferenceRun(Inside):
-    """Asks for the logits of images float32 (n, *input_shape)."""
+    """Asks for the logits of images, as pixels uint8 (n, *input_shape)."""
 
     def __init__(self, case: Case, artifact: str, peer: str, image: EnclaveImage | None = None) -> None:
         super().__init__(case, artifact, peer, image)
-        self._images = np.concatenate([case.input()] * case.batches)
+        self._images = np.concatenate([case.pixels()] * case.batches)
 
     def __call__(self) -> np.ndarray:
         self.runs += 1
