@@ -85,7 +85,7 @@ TRAIN: dict[str, Any] = {
     "learning_rate": None,
 }
 BYTES = np.zeros(84, np.uint8)
-PROVISION: dict[str, Any] = {"dataset": "0" * 64, "terms": Terms(1.0).encode().decode(), "grant": "", "grant": ""}
+PROVISION: dict[str, Any] = {"dataset": "0" * 64, "terms": Terms(1.0).encode().decode(), "grant": ""}
 KEYS = {"public_key": BYTES[:32], "sealed": BYTES}
 WRONG_TRAINING: dict[str, tuple[Message, str, str]] = {
     "steps of 0": (Message("train", {**TRAIN, "steps": 0}), "TrainingError", "steps"),
