@@ -126,7 +126,8 @@ class Executor:
         """
         if self.market.require(request.job, JobState.GRANTED, JobState.COMPLETED) is JobState.COMPLETED:
             self.market.settle()
-            self.market.store.put(self._output(request))
+            if self.has_result(request):
+                self.market.store.put(self._output(request))
             return
         record = self._record(request)
         if not record.exists():
