@@ -1,5 +1,5 @@
 """Private accuracy on CIFAR-10: features fitted to synthetic images and a private linear head, full batch, at ε = 1, 3
-and 8; ScatterNet with the same head; published results beside them."""
+and 8; ScatterNet with the same head; networks trained end to end; published results beside them."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
+from benchmarks import private_networks
 from privlib import data
 from privlib.data import Cifar10
 from privlib.privacy import linear_head, pictures, published, recipes
@@ -23,7 +24,8 @@ VERSION = "1"
 SEED = 1
 DELTA = 1e-5
 EPSILONS = (1.0, 3.0, 8.0)
-ROWS = ("patch_linear", "scatter_linear")
+HEADS = ("patch_linear", "scatter_linear")
+ROWS = (*HEADS, *private_networks.NETWORKS)
 
 BARS = {"quick": (70.5, 74.0, 76.0), "full": (72.3, 77.0, 79.5)}
 """Percent that the mean over the noise must reach at each ε."""
@@ -68,20 +70,23 @@ SIZES = {
 
 
 def run(profile: str, rows: Sequence[str]) -> None:
-    """Record `rows`. ScatterNet takes as long as all the rest: `quick` leaves it out unless it is all that is asked."""
+    """Record `rows`. What takes longer than the first row is left out of `quick` unless it is asked for by name."""
     record.seed("synthetic_images", SEED)
     size, train, test = SIZES[profile], data.load_cifar10("train"), data.load_cifar10("test")
     for split in (train, test):
         record.dataset(split)
     record.note(TUNING)
     record.note(NOISE)
-    curves = {}
+    curves: dict[str, pictures.Curve] = {}
     for row in rows:
-        if row == "scatter_linear" and profile != "full" and len(rows) > 1:
-            record.note("ScatterNet is left out here: `--only scatter_linear` or the profile full measures it")
+        if row != HEADS[0] and profile != "full" and len(rows) == len(ROWS):
+            record.note(f"{row} is left out here: `--only {row}` or the profile full measures it")
             continue
         if row == "scatter_linear":
             record.note(SCATTERING)
+        if row in private_networks.NETWORKS:
+            curves[LABELS[row]] = _private_network(row, profile, size, train, test)
+            continue
         with _timed(f"{row}/whole/time"):
             features = _patches(profile, size) if row == "patch_linear" else _scattering()
             if features is None:
@@ -97,7 +102,11 @@ def run(profile: str, rows: Sequence[str]) -> None:
         record.figure(figure, "accuracy", alt=alternative)
 
 
-LABELS = {"patch_linear": "synthetic patches + linear", "scatter_linear": "ScatterNet + linear, here"}
+LABELS = {
+    "patch_linear": "synthetic patches + linear",
+    "scatter_linear": "ScatterNet + linear, here",
+    **private_networks.LABELS,
+}
 Rows = Callable[[np.ndarray], np.ndarray]
 
 
@@ -117,6 +126,36 @@ def _scattering() -> Rows | None:
         return None
     record.versions(kymatio=scattering.version())
     return lambda images: scattering.rows(images, ConsoleProgress())
+
+
+def _private_network(
+    row: str, profile: str, size: Size, train: Cifar10, test: Cifar10
+) -> dict[float, tuple[float, None]]:
+    """Accuracy of one run where it ended, and on its way there, at the ε spent until then."""
+    record.note(private_networks.TUNING)
+    record.seed("initial_weights", private_networks.SEED)
+    network = private_networks.NETWORKS[row]
+    train, test = (
+        replace(split, images=split.images[:count], labels=split.labels[:count])
+        for split, count in ((train, size.training), (test, size.test))
+    )
+    with _timed(f"{row}/whole/time"):
+        trained = private_networks.train_network(network, train, test, size.steps)
+    found = trained.run
+    subject = f"epsilon_{network.epsilon:g}/{row}"
+    curve = {each.epsilon: (100 * (each.accuracy or 0.0), None) for each in found.history}
+    for epsilon, (accuracy, _) in curve.items():
+        record.metric(f"epsilon_{epsilon:.3g}/{row}/test_accuracy_so_far", accuracy, "%", nature="random", n=1)
+    record.metric(f"{subject}/test_accuracy", curve[max(curve)][0], "%", nature="random", higher_is_better=True, n=1)
+    record.metric(f"{row}/images_per_second", found.images_per_second, "images/s", nature="timing",
+                  higher_is_better=True, n=1)  # fmt: skip
+    record.privacy(
+        epsilon=float(found.epsilon), delta=DELTA, accountant=found.epsilon.accountant,
+        neighbouring_relation=found.epsilon.neighbouring, sampling=f"Poisson, rate {trained.sample_rate:.6g}",
+        noise_multiplier=trained.noise_multiplier, max_grad_norm=network.max_grad_norm, steps=found.charged,
+        subject=subject,
+    )  # fmt: skip
+    return curve
 
 
 def _private_heads(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import dp_accounting
+import dp_accounting.pld
 import pytest
 
 from benchmarks import utility
@@ -47,7 +48,8 @@ def test_tuning_and_noise_are_stated(data: dict[str, Any]) -> None:
     notes = " ".join(data["notes"])
     assert "ε does not cover that choice" in notes and "45,000 to fit, 5,000 to judge" in notes
     assert "fresh key of the operating system" in notes
-    assert "ScatterNet is left out here" in notes
+    for row in utility.ROWS[1:]:
+        assert f"{row} is left out here" in notes
 
 
 def test_accuracies_are_random_with_their_spread(metrics: dict[str, Any]) -> None:
@@ -64,8 +66,22 @@ def test_published_results_are_reported(metrics: dict[str, Any]) -> None:
 
 
 def test_settings_exist_for_every_row_and_budget() -> None:
-    assert set(utility.SETTINGS) == set(utility.ROWS) == set(utility.LABELS)
+    assert set(utility.SETTINGS) == set(utility.HEADS) and set(utility.ROWS) == set(utility.LABELS)
     for settings in utility.SETTINGS.values():
         assert len(settings) == len(utility.EPSILONS)
     assert all(len(bars) == len(utility.EPSILONS) for bars in utility.BARS.values())
     assert utility.SIZES["quick"].repetitions >= 5 and utility.SIZES["full"].repetitions >= 5
+
+
+def test_a_network_end_to_end_states_what_its_run_cost(tmp_path: Path) -> None:
+    data = bench.run(ROOT, "utility", "smoke", only=["tanh_cnn"], results=tmp_path).data
+    assert data["status"] == "ok", data["reason"]
+    metrics = {metric["name"]: metric for metric in data["metrics"]}
+    assert metrics["epsilon_3/tanh_cnn/test_accuracy"]["n"] == 1
+    (stated,) = data["guarantees"]
+    rate = float(stated["sampling"].removeprefix("Poisson, rate "))
+    accountant = dp_accounting.pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(stated["noise_multiplier"]))
+    accountant.compose(event, stated["steps"])
+    assert accountant.get_epsilon(stated["delta"]) == pytest.approx(stated["epsilon"], rel=1e-2)
+    assert stated["epsilon"] <= 3.0 and stated["steps"] >= utility.SIZES["smoke"].steps

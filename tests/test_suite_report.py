@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from privlib.suite import pages, record, records, report, runner, tables
+from privlib.suite import claims, notebooks, pages, record, records, report, runner, tables
 from privlib.suite.errors import ProjectError
 from privlib.suite.progress import Progress
 from privlib.suite.records import Run, Subject
 from tests.browser import layout
 from tests.suite_project import write_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
 
 FIGURE = """
 from privlib.suite import plots, record
@@ -78,6 +80,32 @@ def test_the_talks_numbers_stand_beside_ours_with_their_source(root: Path) -> No
     page = (root / "results" / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("arXiv 1807.06689") >= 5
     assert "91 images/s" in page
+
+
+def test_every_claim_of_the_talk_has_its_notebook_or_says_that_it_is_not_built(root: Path) -> None:
+    rows = claims.claim_rows(root, records.find(root / "results"))
+    assert len(rows) == len(claims.claims()) >= 15
+    page = (root / "results" / "report" / "report.md").read_text(encoding="utf-8")
+    for row in rows:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {row['claim']} |")]
+        assert ("not built yet" in line) == (row["notebook"] is None)
+        assert all(each["text"] in line and each["kind"] in line for each in row["numbers"])
+    enclave = next(row for row in rows if row["claim"].startswith("Step 4"))
+    assert enclave["numbers"] == [
+        {"label": "MobileNet at 224 pixels, in the enclave", "text": "91 images/s", "kind": "measured",
+         "benchmark": "cifar10"}
+    ]  # fmt: skip
+
+
+def test_claims_name_notebooks_and_metrics_that_exist() -> None:
+    """Where our own notebooks and records stand: a renamed metric would leave a claim without its number."""
+    built = {notebook.name for notebook in notebooks.find(ROOT, [])}
+    recorded = {(run.data["benchmark"], name) for run in records.find(ROOT / "results") for name in run.metrics()}
+    benchmarks = {benchmark for benchmark, _ in recorded}
+    for claim in claims.claims():
+        assert claim["notebook"] in built or not claim["numbers"], claim["notebook"]
+        for benchmark, metric, label in claim["numbers"]:
+            assert label and ((benchmark, metric) in recorded or benchmark not in benchmarks), (benchmark, metric)
 
 
 def test_reported_numbers_name_sources_and_are_those_of_the_talk() -> None:

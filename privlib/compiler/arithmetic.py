@@ -23,7 +23,9 @@ class Arithmetic(Translator):
     """A method for each operator, from a call to its value in the dialect."""
 
     def sum(self, call: relax.Call) -> Value:
-        return self.row_sum(call, self.value(call.args[0]), ints(call.attrs.axis or []), 1.0) or self.unchanged(call)
+        x, axes = self.value(call.args[0]), ints(call.attrs.axis or [])
+        count = math.prod(shape_of(call.args[0])[axis] for axis in axes)
+        return self.row_sum(call, x, axes, 1.0) or self.mean_over(call, x, axes, count) or self.unchanged(call)
 
     def row_sum(self, call: relax.Call, x: Value, axes: Sequence[int], factor: float) -> Value | None:
         """Over the axis that is the last one in memory."""
@@ -34,6 +36,25 @@ class Arithmetic(Translator):
         if call.attrs.keepdims:
             return Value(total, nhwc=x.nhwc)
         return Value(self.builder.emit(relax.op.reshape(total, shape_of(total)[:-1])))
+
+    def mean_over(self, call: relax.Call, x: Value, axes: Sequence[int], factor: float) -> Value | None:
+        """`factor` times the mean over any axes but the batch, as a spatial mean: what is reduced moves together."""
+        expression = self.plain(x)
+        shape = shape_of(expression)
+        reduced = sorted(axis % len(shape) for axis in axes)
+        if not reduced or reduced[0] == 0:
+            return None
+        kept = [axis for axis in range(len(shape)) if axis not in reduced]
+        before, after = [axis for axis in kept if axis < reduced[0]], [axis for axis in kept if axis > reduced[0]]
+        order = before + reduced + after
+        if order != list(range(len(shape))):
+            expression = self.builder.emit(relax.op.permute_dims(expression, order))
+        rows, count, channels = (math.prod(shape[axis] for axis in part) for part in (before, reduced, after))
+        expression = self.builder.emit(relax.op.reshape(expression, (rows, count, 1, channels)))
+        mean = self.emit("spatial_mean", [expression])
+        if factor != 1:
+            mean = self.emit("elementwise", [mean], formula="scale", scalar=factor)
+        return Value(self.builder.emit(relax.op.reshape(mean, shape_of(call))))
 
     def power(self, call: relax.Call) -> Value:
         x = self.value(call.args[0])

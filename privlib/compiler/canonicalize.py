@@ -207,7 +207,8 @@ class _Canonicalizer(Arithmetic):
         x, axes = self.value(call.args[0]), ints(call.attrs.axis or [])
         if len(shape_of(x.expression)) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]:
             return self.spatial_mean(x, bool(call.attrs.keepdims))
-        return self.row_sum(call, x, axes, 1 / shape_of(x.expression)[-1]) or self.unchanged(call)
+        along_last = self.row_sum(call, x, axes, 1 / shape_of(x.expression)[-1])
+        return along_last or self.mean_over(call, x, axes, 1.0) or self.unchanged(call)
 
     def matmul(self, call: relax.Call) -> Value:
         x, right = self.value(call.args[0]), self.value(call.args[1]).expression

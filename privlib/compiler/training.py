@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from privlib.compiler import library, pipeline
 from privlib.compiler.canonicalize import canonicalize
 from privlib.compiler.custom_loss import Loss, import_loss
 from privlib.compiler.differentiate import Clipping, differentiate
-from privlib.compiler.errors import CompileError
+from privlib.compiler.errors import CompileError, VerificationError
 from privlib.compiler.fuse import fuse
 from privlib.compiler.importer import Imported, import_model
 from privlib.compiler.kernels.gram import UNIT
@@ -67,6 +67,10 @@ class _Plan:
         return NoiseGrid.of(self.privacy.noise_multiplier, self.privacy.max_grad_norm)
 
 
+_Passed = tuple[dict[str, tvm.IRModule], dict[str, Choice], float]
+"""The module after each pass, each weight's choice, and the clipping margin."""
+
+
 def compile_training(
     model: torch.nn.Module,
     batch_size: int,
@@ -97,8 +101,30 @@ def compile_training(
     views = privacy.augmentations if privacy else 1
     imported = import_model(model, batch_size * views, input_shape)
     plan = _Plan(cpu, optimizer, privacy, precision, _frozen(model, imported), norm_strategy, _loss(loss))
-    stages, choices, margin = _passes(imported, plan, batch_size)
-    path, _ = library.build_library(stages["planned"], cpu)
+    passes = _passes(imported, plan, batch_size)
+    try:
+        return _verified(model, imported, plan, passes, batch_size, input_shape)
+    except VerificationError:
+        given = {} if isinstance(norm_strategy, str) else norm_strategy
+        cancelling = [name for name, choice in passes[1].items() if choice.strategy == "gram" and name not in given]
+        if norm_strategy == "gram" or not cancelling:
+            raise
+        # a gradient that cancels (before a normalization, say) has a norm that only `instantiate` sees exactly
+        plan = replace(plan, norm_strategy={**given, **dict.fromkeys(cancelling, "instantiate")})
+        return _verified(model, imported, plan, _passes(imported, plan, batch_size), batch_size, input_shape)
+
+
+def _verified(
+    model: torch.nn.Module,
+    imported: Imported,
+    plan: _Plan,
+    passed: _Passed,
+    batch_size: int,
+    input_shape: Sequence[int],
+) -> CompiledTraining:
+    """Built, or found in the cache, and compared with eager PyTorch."""
+    stages, choices, margin = passed
+    path, _ = library.build_library(stages["planned"], plan.cpu)
     facts = _facts(imported, plan, stages, choices, margin, batch_size, input_shape)
     arrays, roles = _arrays(model, imported, plan)
     artifact = library.cached_artifact(path, arrays, {**facts, "roles": roles})
@@ -126,9 +152,7 @@ def _frozen(model: torch.nn.Module, imported: Imported) -> tuple[str, ...]:
     return tuple(name for name in imported.parameters if name not in trainable)
 
 
-def _passes(
-    imported: Imported, plan: _Plan, batch_size: int
-) -> tuple[dict[str, tvm.IRModule], dict[str, Choice], float]:
+def _passes(imported: Imported, plan: _Plan, batch_size: int) -> _Passed:
     """The module after each pass, each weight's choice, and the clipping margin η.
 
     η depends on the strategies, and the bound to clip to on η, so the bound is put in once they are known.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _PRIVATE, _PLAIN = (BLUE, GREEN, PURPLE), (VERMILION, ORANGE)
 
 
-def membership_roc(attacks: Mapping[str, Attack]) -> "Figure":
+def membership_roc(attacks: Mapping[str, Attack]) -> tuple["Figure", str]:
     """True against false positives of each attack, by name; for a private model also the most that its (ε, δ) allows
-    any attack, dashed in the same colour; and the diagonal of guessing."""
+    any attack, dashed in the same colour; and the diagonal of guessing. With the alternative text."""
     drawing, axes = figure(5.6, 4.4)
     x = np.linspace(0, 1, 401)
     colours = {True: iter(_PRIVATE), False: iter(_PLAIN)}
@@ -30,4 +30,8 @@ def membership_roc(attacks: Mapping[str, Attack]) -> "Figure":
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
     axes.set(xlabel="others taken for members (rate)", ylabel="members found (rate)", xlim=(0, 1), ylim=(0, 1.01))
     axes.legend(loc="lower right", fontsize=8.5)
-    return drawing
+    told = "; ".join(
+        f"{name}: advantage {attack.advantage:.2f}" + ("" if attack.epsilon is None else f" at {attack.epsilon}")
+        for name, attack in attacks.items()
+    )
+    return drawing, f"Rates of members found against others taken for members, attacks by loss. {told}."

@@ -17,7 +17,7 @@ from typing import Any
 
 from privlib import __version__
 from privlib.files import atomic_path
-from privlib.suite import notebooks, pages, records, tables
+from privlib.suite import claims, notebooks, pages, records, tables
 from privlib.suite.errors import ProjectError, RecordError
 from privlib.suite.metrics import Record
 from privlib.suite.records import Run
@@ -109,6 +109,7 @@ def _render(runs: list[Run], results: Path, root: Path, staging: Path, systems: 
         "notebooks": [entry for entry in entries if entry.latest.data["kind"] == "notebook"],
         "benchmarks": [entry for entry in entries if entry.latest.data["kind"] == "benchmark"],
         "entries": entries,
+        "claims": claims.claim_rows(root, [entry.shown for entry in entries if entry.shown]),
         "talk": talk_numbers([entry.shown for entry in entries if entry.shown]),
         "figures": figures,
         "style": pages.style(),

@@ -156,7 +156,9 @@ def test_clipped_sum_equals_the_loop_over_examples(name: str, precision: str, to
     assert worst(sums, expected) < tolerance
 
 
-@pytest.mark.parametrize("name", ["vgg9", "resnet32", "mobilenet"])
+@pytest.mark.parametrize(
+    "name", ["vgg9", *(pytest.param(name, marks=pytest.mark.soak) for name in ("resnet32", "mobilenet"))]
+)
 def test_networks_of_the_talk_equal_the_loop_in_float64(name: models.Name) -> None:
     torch.manual_seed(2)
     model = models.build(name, norm="group" if name == "mobilenet" else None)

@@ -222,7 +222,7 @@ class Residual(nn.Module):
         return F.relu(x + self.inner(x))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(1, 5))
 def test_random_networks(network: tuple[nn.Module, tuple[int, int, int]], size: int) -> None:
     model, shape = network

@@ -381,9 +381,12 @@ print(json.dumps({{name: value.tolist() for name, value in sums.items()}}))
     assert isinstance(trusted.load(tmp_path / "step"), TrainingStep)
 
 
-def test_planned_memory_is_what_the_process_uses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("small_cnn", 512), pytest.param("resnet32", 32, marks=pytest.mark.soak)]
+)
+def test_planned_memory_is_what_the_process_uses(tmp_path: Path, name: models.Name, batch_size: int) -> None:
     """Peak resident memory of a process that loads and steps, beyond what it had before, against `.memory`."""
-    step = compile_training(smooth_version(models.build("resnet32")), 32, optimizer=SGD(0.1), privacy=clip_only())
+    step = compile_training(models.build(name), batch_size, optimizer=SGD(0.1), privacy=clip_only())
     step.export(tmp_path / "step")
     script = f"""
 import sys; sys.modules["torch"] = None
@@ -395,7 +398,7 @@ def status(key):
     line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(key))
     return int(line.split()[1]) * 1024
 tvm_runtime(); use_all_cores()
-images, labels = np.zeros((32, 3, 32, 32), "float32"), np.zeros(32, "int64")
+images, labels = np.zeros(({batch_size}, 3, 32, 32), "float32"), np.zeros({batch_size}, "int64")
 before = status("VmRSS:")
 step = trusted.load({str(tmp_path / "step")!r})
 for _ in range(2): step.step(images, labels)

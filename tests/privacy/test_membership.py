@@ -67,7 +67,7 @@ def test_the_bound_is_met_by_randomised_response() -> None:
 
 
 def test_a_bound_is_drawn_for_the_private_model_alone(attacks: dict[str, Attack]) -> None:
-    drawing = membership_roc(attacks)
+    drawing, told = membership_roc(attacks)
     (axes,) = drawing.axes
     labels = {line.get_label(): line for line in axes.get_lines()}
     dashed = [line for line in labels.values() if line.get_linestyle() == "--"]
@@ -75,6 +75,7 @@ def test_a_bound_is_drawn_for_the_private_model_alone(attacks: dict[str, Attack]
     curve = next(line for label, line in labels.items() if str(label).startswith("private"))
     assert to_hex(dashed[0].get_color()) == to_hex(curve.get_color())
     assert axes.get_xlabel() and axes.get_ylabel()
+    assert all(name in told for name in attacks)
     plt.close(drawing)
 
 

@@ -36,12 +36,16 @@ def rounding(dtype: str, shape: Conv2d, views: int = 1) -> float:
     return 2 * math.sqrt(terms) * UNIT[dtype]
 
 
+FLOOR = {"float32": 1 / 8, "float64": 1e-8}
+"""Times S²/T: the least squared norm that is returned."""
+
+
 def margin(dtype: str, shape: Conv2d, views: int = 1) -> float:
     """η of this strategy: no norm that comes out is too small by more than the factor 1 + η.
 
     Where terms cancel, the result is no longer accurate relative to itself; the kernel therefore never returns less
-    than S²/(8T), below which few gradients lie. An error of rounding · S² in the square is then at most
-    8T·rounding of it, and half of that in the norm.
+    than FLOOR · S²/T, below which few gradients lie. An error of rounding · S² in the square is then at most
+    T · rounding / FLOOR of it, and half of that in the norm.
     """
     return 4 * rounding(dtype, shape, views) * views * shape.out_height * shape.out_width
 
@@ -53,7 +57,7 @@ def squared_norms(machine: Machine, dtype: str, shape: Conv2d, views: int = 1) -
     height, width = shape.out_height, shape.out_width
     taps = [(ky * dy, kx * dx) for ky in range(kh) for kx in range(kw)]
     reach = (kh - 1) * dy + 1
-    floor = 1 / (8 * views * height * width)
+    floor = FLOOR[dtype] / (views * height * width)
     with kernel.function():
         x = kernel.argument("x", input_shape(shape, False))
         g = kernel.argument("g", (shape.batch, height, width, shape.c_out))
