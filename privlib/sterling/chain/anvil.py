@@ -44,13 +44,13 @@ class AnvilChain(Chain):
         options = ["--hardfork", hardfork, "--accounts", "0", "--timestamp", str(timestamp)]
         free = ["--gas-price", "0", "--block-base-fee-per-gas", "0", "--no-priority-fee"]
         self._node = Node(anvil_binary(progress), [*options, *free])
+        self._rpc = Rpc(self._node.host, self._node.port)
         try:
-            self._rpc = Rpc(self._node.host, self._node.port)
             self.chain_id = int(self._rpc("eth_chainId"), 16)
             if state is not None and state.exists():
                 self._load(state)
         except BaseException:
-            self._node.stop()
+            self._stop()
             raise
 
     def head(self) -> Block:
@@ -134,8 +134,11 @@ class AnvilChain(Chain):
             if self._state is not None:
                 self.save()
         finally:
-            self._rpc.close()
-            self._node.stop()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._rpc.close()
+        self._node.stop()
 
     def _load(self, state: Path) -> None:
         try:

@@ -66,7 +66,7 @@ def _compile(path: Path) -> dict[str, Any]:
     from vyper.compiler import compile_from_file_input
     from vyper.compiler.input_bundle import FilesystemInputBundle
     from vyper.compiler.settings import OptimizationLevel, Settings
-    from vyper.exceptions import VyperException
+    from vyper.exceptions import VyperException, VyperInternalException
 
     snekmate = find_spec("snekmate")
     assert snekmate is not None and snekmate.submodule_search_locations is not None
@@ -77,7 +77,7 @@ def _compile(path: Path) -> dict[str, Any]:
         made = compile_from_file_input(
             bundle.load_file(path.name), input_bundle=bundle, output_formats=list(_OUTPUTS), settings=settings
         )
-    except VyperException as error:
+    except (VyperException, VyperInternalException) as error:
         raise ChainError(f"{path.name} does not compile: {error}") from error
     return {each: made[each] for each in _OUTPUTS}
 

@@ -19,8 +19,14 @@ _PLATFORMS = {"x86_64": "linux-amd64", "aarch64": "linux-arm64"}
 _NPM_SECONDS = 900
 _START_SECONDS = 60
 _STOP_SECONDS = 10
-# The shell waits for its standard input to end, which it does when this process goes, however it goes.
-_WITH_US = '"$@" </dev/null & node=$!; read _; kill $node; wait $node'
+# The shell ends with the node, and the node with the shell's standard input: when this process goes, however it goes.
+_WITH_US = """
+exec 3<&0
+"$@" </dev/null 3<&- & node=$!
+{ read _ <&3; kill $node; } >/dev/null 2>&1 & watch=$!
+wait $node
+kill $watch 2>/dev/null
+"""
 _LISTENING = re.compile(r"Listening on (127\.0\.0\.1):(\d+)")
 
 
