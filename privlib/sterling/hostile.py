@@ -1,0 +1,86 @@
+"""What dishonest parties would send, to show who refuses it: a leak hidden in a model, and quotes that prove nothing."""
+
+import torch
+import tvm
+from torch import nn
+from tvm import relax
+
+from privlib.enclave.simulated_root import SimulatedRoot
+from privlib.sterling.chain import RevertedError
+from privlib.sterling.contracts.quotes import registry_quote, session_report_data
+from privlib.sterling.market import Market
+
+HIDDEN = 1e-3
+ACCEPTED = "registered"
+
+
+class MixingModel(nn.Module):
+    """`model` with the batch's mean output hidden in every example's: each gradient then tells of all examples."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.model(images)
+        return outputs + HIDDEN * outputs.mean(0, keepdim=True)
+
+
+def leaking_program(program: tvm.IRModule) -> tvm.IRModule:
+    """A correct training program, changed as a dishonest consumer would after compilation: the last sum (of the last
+    layer's bias) carries a thousandth of the network's outputs, added up over the examples without clipping."""
+    main = program["accumulate"]
+    builder = relax.BlockBuilder()
+    new: dict[relax.Var, relax.Expr] = {each: relax.Var(each.name, each.ty) for each in main.params}
+    bound: dict[relax.Var, relax.Expr] = {}
+    outputs: list[relax.Expr] = []
+
+    def copied(value: relax.Expr) -> relax.Expr:
+        if isinstance(value, relax.Tuple):
+            return relax.Tuple([copied(each) for each in value.fields])
+        if isinstance(value, relax.TupleGetItem):
+            return relax.TupleGetItem(copied(value.tuple_value), value.index)
+        if isinstance(value, relax.Call):
+            if str(value.op.name) == "privlib.cross_entropy":
+                outputs.append(copied(value.args[0]))
+            return relax.Call(value.op, [copied(each) for each in value.args], value.attrs, value.ty_args)
+        return new.get(value, value) if isinstance(value, relax.Var) else value
+
+    roles = list(main.attrs["roles"])
+    with builder.function("accumulate", [new[each] for each in main.params], attrs={"roles": roles}):
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                bound[binding.var] = binding.value
+                new[binding.var] = builder.emit(copied(binding.value), str(binding.var.name))
+        result = main.body.body
+        while isinstance(result, relax.Var):
+            result = bound[result]
+        *sums, last = (copied(each) for each in result.fields)
+        hidden = builder.emit(relax.op.sum(outputs[0], axis=[0]), "outputs_of_all_examples")
+        carried = builder.emit(relax.op.multiply(hidden, relax.const(HIDDEN, "float32")), "a_thousandth")
+        builder.emit_func_output(relax.Tuple([*sums, builder.emit(relax.op.add(last, carried), "bias_sum")]))
+    return tvm.IRModule({"accumulate": builder.get()["accumulate"], "update": program["update"]})
+
+
+def refused_quotes(market: Market) -> dict[str, str]:
+    """Quotes that the chain refuses to register, and the contract's own words for it. The platforms are SIMULATED."""
+    registry, account = market.contracts.attestation, market.chain.account("impostor")
+    mine = SimulatedRoot.load_or_create()
+    bound = session_report_data(market.chain.chain_id, registry.address, account.address)
+    honest = mine.quote(bytes(32), bytes(32), 1, 1, False, bound)
+    altered = bytearray(honest)
+    altered[48 + 64] ^= 1  # the first bit of MRENCLAVE: header 48 bytes, MRENCLAVE at 64 of the report body
+    quotes = {
+        "from a platform that nobody vouches for": SimulatedRoot.create().quote(bytes(32), bytes(32), 1, 1, False, bound),
+        "its measurement changed afterwards": bytes(altered),
+        "of an enclave in debug mode, whose memory its host can read": mine.quote(bytes(32), bytes(32), 1, 1, True, bound),
+        "of an honest enclave, for another session's key": mine.quote(bytes(32), bytes(32), 1, 1, False, bytes(64)),
+    }  # fmt: skip
+    found = {}
+    for what, quote in quotes.items():
+        try:
+            registry.transact("register", registry_quote(quote), account.address, sender=account)
+            found[what] = ACCEPTED
+        except RevertedError as error:
+            found[what] = error.reason
+    return found
