@@ -1,5 +1,5 @@
 """Sterling: three hospitals train one classifier through the market, from upload to delivered model, on both chains;
-gas by action and what it would cost; jobs admitted before a budget is exhausted; the program check; refusals; silence."""
+gas by action, and its cost; jobs admitted before a budget is exhausted; the program check; refusals; silence."""
 
 import sys
 import tempfile

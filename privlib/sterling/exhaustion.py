@@ -12,8 +12,8 @@ from privlib.trusted.events import Event
 
 @dataclass(frozen=True)
 class Exhaustion:
-    """ε at `delta` after 1, 2, … jobs: on_chain, as far as the ledger let them in; added_up, the same number of jobs with
-    each job's own ε summed. admitted_naively: how many jobs the sum alone would have let in."""
+    """ε at `delta` after 1, 2, … jobs: on_chain, as far as the ledger let them in; added_up, the same number of jobs
+    with each job's own ε summed. admitted_naively: how many jobs the sum alone would have let in."""
 
     epsilon: float
     delta: float

@@ -1,4 +1,6 @@
-"""What dishonest parties would send, to show who refuses it: a leak hidden in a model, and quotes that prove nothing."""
+"""What dishonest parties would send, to show who refuses it: leaks hidden in a model, and quotes that prove nothing."""
+
+from dataclasses import replace
 
 import torch
 import tvm
@@ -6,9 +8,12 @@ from torch import nn
 from tvm import relax
 
 from privlib.enclave.simulated_root import SimulatedRoot
+from privlib.errors import PrivlibError
 from privlib.sterling.chain import RevertedError
+from privlib.sterling.checks import program_verdict
+from privlib.sterling.contract import TrainingContract
 from privlib.sterling.contracts.quotes import registry_quote, session_report_data
-from privlib.sterling.market import Market
+from privlib.sterling.market import Listing, Market
 
 HIDDEN = 1e-3
 ACCEPTED = "registered"
@@ -62,24 +67,51 @@ def leaking_program(program: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule({"accumulate": builder.get()["accumulate"], "update": program["update"]})
 
 
+def refused_programs(model: nn.Module, contract: TrainingContract, listing: Listing) -> list[dict[str, str]]:
+    """Rows (program, who refuses it, why): `model` with a leak in PyTorch, `contract`'s program with one put in after
+    compilation, and the honest program where `listing` asks for ten times its noise."""
+    built = contract.build()
+    options = {name: getattr(contract, name) for name in ("optimizer", "privacy", "steps", "sample_rate")}
+    try:
+        mixing = TrainingContract.of(
+            MixingModel(model), contract.batch_size, contract.input_shape,
+            physical_batches=contract.physical_batches, **options,
+        )  # fmt: skip
+        mixing.build()
+        refusal = "not refused"
+    except PrivlibError as error:
+        refusal = str(error)
+    leaking = program_verdict(listing, replace(built, program=leaking_program(built.program)))
+    louder = replace(listing, noise_multiplier=10 * contract.privacy.noise_multiplier)
+    return [
+        {"program": "the batch's mean output, hidden in each example's", "refused by": "compiler", "why": refusal},
+        {"program": "all outputs, hidden in the sum of a bias", "refused by": "checker", "why": str(leaking)},
+        {"program": "an honest one, too little noise", "refused by": "checker",
+         "why": str(program_verdict(louder, built))},
+    ]  # fmt: skip
+
+
 def refused_quotes(market: Market) -> dict[str, str]:
     """Quotes that the chain refuses to register, and the contract's own words for it. The platforms are SIMULATED."""
     registry, account = market.contracts.attestation, market.chain.account("impostor")
     mine = SimulatedRoot.load_or_create()
     bound = session_report_data(market.chain.chain_id, registry.address, account.address)
-    honest = mine.quote(bytes(32), bytes(32), 1, 1, False, bound)
-    altered = bytearray(honest)
+
+    def quote(root: SimulatedRoot = mine, debug: bool = False, data: bytes = bound) -> bytes:
+        return root.quote(bytes(32), bytes(32), 1, 1, debug, data)
+
+    altered = bytearray(quote())
     altered[48 + 64] ^= 1  # the first bit of MRENCLAVE: header 48 bytes, MRENCLAVE at 64 of the report body
     quotes = {
-        "from a platform that nobody vouches for": SimulatedRoot.create().quote(bytes(32), bytes(32), 1, 1, False, bound),
+        "from a platform that nobody vouches for": quote(SimulatedRoot.create()),
         "its measurement changed afterwards": bytes(altered),
-        "of an enclave in debug mode, whose memory its host can read": mine.quote(bytes(32), bytes(32), 1, 1, True, bound),
-        "of an honest enclave, for another session's key": mine.quote(bytes(32), bytes(32), 1, 1, False, bytes(64)),
+        "of an enclave in debug mode, whose memory its host can read": quote(debug=True),
+        "of an honest enclave, for another session's key": quote(data=bytes(64)),
     }  # fmt: skip
     found = {}
-    for what, quote in quotes.items():
+    for what, shown in quotes.items():
         try:
-            registry.transact("register", registry_quote(quote), account.address, sender=account)
+            registry.transact("register", registry_quote(shown), account.address, sender=account)
             found[what] = ACCEPTED
         except RevertedError as error:
             found[what] = error.reason

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING
 from privlib.sterling.chain.base import ETHER
 from privlib.sterling.exhaustion import Exhaustion
 from privlib.sterling.gas import Use
-from privlib.sterling.story import Moment
+from privlib.sterling.story import Moment, Story
 from privlib.suite.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SENDERS = {
+    "registry.register": "hospital, once", "states.create": "hospital, once",
+    "registry.allow_measurement": "hospital, once",
+    "attestation.register": "cloud", "escrow.complete": "cloud",
+    "escrow.request": "university",
+    "states.commit": "hospital, every job", "escrow.approve": "hospital, every job",
+    "escrow.expire": "anybody",
+}  # fmt: skip
+"""Who sends what kind of transaction in the story."""
 PARTIES = ("provider", "consumer", "executor's host", "enclaves", "chain")
 _CLEAR, _NOISED, _SEALED, _PUBLIC, _NOTHING = VERMILION, ORANGE, BLUE, GREY, "#FFFFFF"
 KINDS = {
@@ -64,7 +73,7 @@ def who_sees_what(axes: "Axes") -> str:
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, 0), ncols=4, fontsize=8.5, handlelength=1.2, columnspacing=1.2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, 0), ncols=4, fontsize=8.5, handlelength=1.2)
     clear = [
         f"{party} at {step}".replace("\n", " ")
         for step, cells in SEEN.items()
@@ -125,24 +134,42 @@ def payments(axes: "Sequence[Axes]", images: Mapping[str, int], price: int, owed
     return f"Bars of images and of earnings by hospital: {shares}."
 
 
-def gas(axes: "Axes", actions: Mapping[str, Sequence[Use]], who: Mapping[str, str]) -> str:
-    """Gas of one transaction of each action (the dearest seen), coloured by who sends it. Returns alternative text."""
-    colours = dict(zip(dict.fromkeys(who.values()), (GREEN, BLUE, PURPLE, ORANGE, GREY), strict=False))
-    names = [name for name in who if name in actions]
-    for y, name in enumerate(names):
-        most = max(use.gas for use in actions[name])
-        axes.barh(y, most, 0.7, color=colours[who[name]])
-        axes.text(most, y, f" {most:,}", va="center", fontsize=9)
+def gas(axes: "Axes", actions: Mapping[str, Sequence[Use]]) -> str:
+    """Gas of one transaction of each kind (the dearest seen), coloured by who sends it. Returns alternative text."""
+    colours = dict(zip(dict.fromkeys(SENDERS.values()), (GREEN, ORANGE, BLUE, PURPLE, GREY), strict=True))
+    most = {name: max(use.gas for use in actions[name]) for name in SENDERS if name in actions}
+    for y, (name, used) in enumerate(most.items()):
+        axes.barh(y, used, 0.7, color=colours[SENDERS[name]])
+        axes.text(used, y, f" {used:,}", va="center", fontsize=9)
     for sender, colour in colours.items():
         axes.barh([0], [0], color=colour, label=sender)
-    axes.set_yticks(range(len(names)), [name.replace(".", ": ").replace("_", " ") for name in names])
+    axes.set_yticks(range(len(most)), [name.replace(".", ": ").replace("_", " ") for name in most])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("gas of one transaction")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right", fontsize=9)
-    dearest = max(names, key=lambda name: max(use.gas for use in actions[name]))
-    return f"Bars of the gas of {len(names)} kinds of transactions; the dearest is {dearest.replace('.', ', ')}."
+    shown = ", ".join(f"{name.replace('.', ' ').replace('_', ' ')} {used:,}" for name, used in most.items())
+    return f"Bars of the gas of one transaction: {shown}."
+
+
+def once_a_hospital(actions: Mapping[str, Sequence[Use]]) -> list[Use]:
+    """What one hospital sends once, for its upload."""
+    return [actions[name][0] for name, who in SENDERS.items() if who == "hospital, once"]
+
+
+def listing_rows(story: Story) -> list[dict[str, str]]:
+    """What each hospital offers as rows of a table."""
+    return [
+        {
+            "hospital": name,
+            "images": f"{listing.rows:,}",
+            "price": f"{listing.price / ETHER:g} ETH",
+            "ciphertext (SHA-256)": f"{listing.digest[:12]}…",
+            "policy (SHA-256 of its bytecode)": f"{listing.policy_hash[:12]}…",
+        }
+        for name, listing in ((name, hospital.listing) for name, hospital in story.hospitals.items())
+    ]
 
 
 def ledger_rows(moments: Sequence[Moment]) -> list[dict[str, str]]:

@@ -45,9 +45,9 @@ SEED = 20181
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a story is. images: of each hospital; wrong: the share of the last one's labels that are drawn at random
-    (its records are bad; what that does to its pay is part of the story); small: a two-layer network on 8×8 pixels
-    instead of the small convolutional one on 32×32."""
+    """How large a story is. images: of each hospital; wrong: the share of the last one's labels that are drawn at
+    random (its records are bad; what that does to its pay is part of the story); small: a two-layer network on 8×8
+    pixels instead of the small convolutional one on 32×32."""
 
     images: tuple[int, int, int]
     steps: int
@@ -110,8 +110,8 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Moment:
-    """The ledger after something. locked: wei in the escrow that no one may take yet; spent: ε of each hospital's budget;
-    owed: wei that each party may withdraw."""
+    """The ledger after something. locked: wei in the escrow that no one may take yet; spent: ε of each hospital's
+    budget; owed: wei that each party may withdraw."""
 
     after: str
     block: int
@@ -124,8 +124,8 @@ class Moment:
 class Story:
     """A market with three hospitals, a university, and a cloud. Context manager: leaving it ends their enclaves.
 
-    epsilon: each hospital's budget at δ = 1e-5; price: wei that each asks for a job. moments: the ledger after each step;
-    seconds: what each step took.
+    epsilon: each hospital's budget at δ = 1e-5; price: wei that each asks for a job. moments: the ledger after each
+    step; seconds: what each step took.
     """
 
     def __init__(
@@ -162,9 +162,7 @@ class Story:
         bid: Bid = self._timed("bid", lambda: self.cloud.bid(self.contract))
         return bid
 
-    def request(
-        self, bid: Bid, bonus: int = ETHER, hospitals: Sequence[str] = HOSPITALS, **claims: str
-    ) -> JobRequest:
+    def request(self, bid: Bid, bonus: int = ETHER, hospitals: Sequence[str] = HOSPITALS, **claims: str) -> JobRequest:
         """Step 3: the university pays. bonus: wei, split by appraisal; claims: other ones than the university's own."""
         now, subject = self.market.now, self.university.identity
         credential = self.issuer.issue(subject, CLAIMS | claims, now - 10, now + SECONDS_IN_A_YEAR)
@@ -201,13 +199,22 @@ class Story:
         self._moment("silence, then expired", request)
         return deposit, market.withdraw(account)
 
+    def exposed(self, data: Cifar10, samples: int = 8) -> int:
+        """How many of `samples` images of each hospital can be read in storage or in any transaction so far."""
+        places = [path.read_bytes() for path in sorted((self.market.store.folder / "chunks").iterdir())]
+        places += [use.data for use in self.chain.uses]
+        pieces = [
+            image.tobytes()[: image.nbytes // 2][-256:]
+            for images, _ in self.plan.shares(data).values()
+            for image in images[:: max(1, len(images) // samples)][:samples]
+        ]
+        return sum(any(piece in place for place in places) for piece in pieces)
+
     def owed(self) -> dict[str, int]:
         """Wei that each party may withdraw from the escrow."""
         parties = {name: each.account for name, each in self.hospitals.items()}
         parties |= {"university": self.university.account, "cloud": self.cloud.account}
-        return {
-            name: int(self.market.contracts.escrow.call("credit", each.address)) for name, each in parties.items()
-        }
+        return {name: int(self.market.contracts.escrow.call("credit", each.address)) for name, each in parties.items()}
 
     def accuracy(self, delivery: Delivery, test: Cifar10) -> tuple[int, int]:
         """How many of `test`'s images the delivered model gets right, and how many there are."""
