@@ -22,7 +22,8 @@ MAX_GRAD_NORM = 1.0
 
 
 class Prepared(NamedTuple):
-    """A peer whose timed work gives nothing to compare: what it computed for the comparison, and the work.
+    """A peer whose timed work gives nothing to compare, or does many batches at once: what it computed for the
+    comparison, the work, and how many batches that is.
 
     agreement: arrays by name, for training one for each parameter (names and shapes of the state dict): the averaged
     gradient, or the sum of the clipped gradients without noise where the peer is private.
@@ -30,6 +31,7 @@ class Prepared(NamedTuple):
 
     agreement: Mapping[str, NDArray[Any]]
     run: Callable[[], object]
+    batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Case:
     """A model, a batch and where they lie.
 
     `folder` holds `case.json`, `weights.pt` (a state dict), `input.npy` (float32, (batch_size, *input_shape)) and for
-    training `labels.npy` (int64, (batch_size,)).
+    training `labels.npy` (int64, (batch_size,)). `batches`: how many an enclave is asked for at once.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Case:
     num_classes: int
     image_size: int
     batch_size: int
+    batches: int = 1
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -6,7 +6,8 @@ A peer is a module in `benchmarks/peers/`, found by listing that folder, with
     PRIVATE = True                                           # optional: it clips each example and adds noise
     def versions() -> dict[str, str]
     def unavailable() -> str | None                          # optional: why it cannot run here
-    def facts(case, peer, run) -> dict[str, int]             # optional: what it can tell of a run, e.g. its operators
+    def facts(case, peer, run) -> dict[str, float]           # optional: what it can tell of a run, e.g. its operators
+    def peak_bytes(run) -> int                               # optional: where the work is not done in this process
 
 and one function for each task it takes part in, whose callable processes the case's batch once:
 
@@ -57,7 +58,7 @@ class Measured:
 
     throughput: dict[str, list[float]]
     peak_bytes: dict[str, int]
-    facts: dict[str, dict[str, int]]
+    facts: dict[str, dict[str, float]]
     modules: dict[str, Any]
 
 

@@ -3,12 +3,12 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.cases import Case
+from benchmarks.cases import Case, ModelName
 from privlib.suite import record
 from privlib.suite.stats import median
 
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 VERSION = "1"
 SEED = 20180
-_MODELS: dict[str, tuple[Literal["vgg9", "resnet32", "mobilenet"], int, int]] = {
+MODELS: dict[str, tuple[ModelName, int, int]] = {
     "vgg9": ("vgg9", 10, 32),
     "resnet32": ("resnet32", 10, 32),
+    "mobilenet32": ("mobilenet", 10, 32),
     "mobilenet224": ("mobilenet", 1000, 224),
+    "small_cnn": ("small_cnn", 10, 32),
 }
-ROWS = tuple(f"{model}_batch{batch}" for model in _MODELS for batch in (16, 64))
+ROWS = tuple(f"{model}_batch{batch}" for model in ("vgg9", "resnet32", "mobilenet224") for batch in (16, 64))
+OUTSIDE = frozenset(path.stem for path in harness.PEERS.glob("[!_]*.py") if not path.stem.endswith("_enclave"))
 FP32_PYTORCH = ("pytorch_eager", "pytorch_channels_last", "pytorch_compile")
 
 
@@ -31,7 +34,9 @@ def run(profile: str, rows: Sequence[str]) -> None:
     record.seed("weights_and_images", SEED)
     for row in rows if profile != "smoke" else rows[:1]:
         with tempfile.TemporaryDirectory(prefix="privlib-bench-") as folder:
-            measured = harness.compare(make_case(Path(folder), row), "inference", harness.EFFORTS[profile])
+            model, batch = row.rsplit("_batch", 1)
+            case = make_case(Path(folder), row, model, int(batch))
+            measured = harness.compare(case, "inference", harness.EFFORTS[profile], OUTSIDE)
         rates = measured.throughput
         fastest = max(FP32_PYTORCH, key=lambda name: median(rates[name]))
         # Ratios of one round: what slows the machine for a while slows both.
@@ -39,14 +44,14 @@ def run(profile: str, rows: Sequence[str]) -> None:
         record.samples(f"{row}/privlib/speedup_over_fastest_fp32_pytorch", ratios, "×", higher_is_better=True)
 
 
-def make_case(folder: Path, row: str) -> Case:
-    """Lay down weights and a batch of CIFAR-10 test images, enlarged to the model's size, normalised."""
+def make_case(folder: Path, row: str, model_name: str, batch_size: int, batches: int = 1) -> Case:
+    """Lay down weights (of one of MODELS) and a batch of CIFAR-10 test images, enlarged to its size, normalised."""
     import torch
 
     from privlib import data, models
 
-    name, classes, size = _MODELS[row.rsplit("_batch", 1)[0]]
-    case = Case(folder, row, name, classes, size, int(row.rsplit("_batch", 1)[1]))
+    name, classes, size = MODELS[model_name]
+    case = Case(folder, row, name, classes, size, batch_size, batches)
     cifar = data.load_cifar10("test")
     record.dataset(cifar)
     images = torch.from_numpy(data.preprocess(np.array(cifar.images[: case.batch_size])))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 SEED = 20180
 
 
-def make_case(folder: Path, row: str, model_name: ModelName, batch_size: int, *, double: bool = True) -> Case:
+def make_case(
+    folder: Path, row: str, model_name: ModelName, batch_size: int, *, double: bool = True, batches: int = 1
+) -> Case:
     """Lay down weights, the first images of CIFAR-10's training set, normalised, their labels, and the references, in
     float64 or, where `double` would take minutes, in float32."""
     import torch
@@ -23,7 +25,7 @@ def make_case(folder: Path, row: str, model_name: ModelName, batch_size: int, *,
     from privlib import data, models
 
     record.seed("weights", SEED)
-    case = Case(folder, row, model_name, 10, 32, batch_size)
+    case = Case(folder, row, model_name, 10, 32, batch_size, batches)
     cifar = data.load_cifar10("train")
     record.dataset(cifar)
     torch.manual_seed(SEED)

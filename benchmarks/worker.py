@@ -4,7 +4,8 @@ Between turns the process blocks in a read, so that no other peer's thread pool 
 answers are lines of JSON:
 
     {"do": "prepare"}                   -> {"versions": {...}, "seconds": ...}       compile, load, one run; output
-    {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        after one that does not count
+    {"do": "turn", "iterations": 5}     -> {"seconds": [...]}                        a batch, after one run that does
+                                                                                     not count
     {"do": "memory"}                    -> {"peak_bytes": ...}                       since the preparation ended
     {"do": "facts"}                     -> {"operators": ..., ...}                   what the peer can tell of its run
 """
@@ -31,35 +32,39 @@ def main(peer: str, task: str, folder: Path) -> None:
     os.dup2(2, 1)
     module = importlib.import_module(f"benchmarks.peers.{peer}")
     case = Case.load(folder)
-    run: Callable[[], object] | None = None
+    made: Prepared | None = None
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "prepare":
             begin = time.perf_counter()
-            run = _prepare(getattr(module, task), case, folder / f"output-{peer}.npz")
+            made = _prepare(getattr(module, task), case, folder / f"output-{peer}.npz")
             answer: dict[str, Any] = {"versions": module.versions(), "seconds": time.perf_counter() - begin}
             _reset_peak()
         elif request["do"] == "turn":
-            assert run is not None
+            assert made is not None
+            runs = max(1, request["iterations"] // made.batches)
             # After a pause the first run finds cold caches; where one run fills the turn, that no longer shows.
-            if request["iterations"] > 1:
-                run()
-            answer = {"seconds": [_timed(run) for _ in range(request["iterations"])]}
+            if runs > 1:
+                made.run()
+            answer = {"seconds": [_timed(made.run) / made.batches for _ in range(runs)]}
         elif request["do"] == "memory":
-            answer = {"peak_bytes": _peak_bytes()}
+            assert made is not None
+            answer = {"peak_bytes": module.peak_bytes(made.run) if hasattr(module, "peak_bytes") else _peak_bytes()}
         else:
-            answer = module.facts(case, module.__name__, run) if hasattr(module, "facts") else {}
+            assert made is not None
+            answer = module.facts(case, module.__name__, made.run) if hasattr(module, "facts") else {}
         answers.write(json.dumps(answer) + "\n")
 
 
-def _prepare(task: Callable[[Case], Any], case: Case, output: Path) -> Callable[[], object]:
+def _prepare(task: Callable[[Case], Any], case: Case, output: Path) -> Prepared:
     """Make the peer ready, run it once, and save what it is compared by: its agreement or, without one, its result."""
-    made = task(case)
-    run: Callable[[], Any] = made.run if isinstance(made, Prepared) else made
-    result = run()
-    arrays: dict[str, Any] = dict(made.agreement) if isinstance(made, Prepared) else {"output": result}
+    found = task(case)
+    made: Prepared = found if isinstance(found, Prepared) else Prepared({"output": found()}, found)
+    if made is found:
+        made.run()
+    arrays: dict[str, Any] = dict(made.agreement)
     np.savez(output, **arrays)
-    return run
+    return made
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -13,7 +13,8 @@ being two operations (FLOP) and only convolutions and dense layers counted:
 With 1000 classes MobileNet has 4,231,976 parameters and 1,137,480,704 FLOP at 224 pixels.
 
 VGG-9: Simonyan & Zisserman 2015, cut down. ResNet-32: He et al. 2016, with GroupNorm (Wu & He 2018) so that no example
-depends on another. MobileNet v1, width 1.0: Howard et al. 2017.
+depends on another; with BatchNorm, as published, for accelerators whose arithmetic knows no image's own statistics.
+MobileNet v1, width 1.0: Howard et al. 2017.
 """
 
 import copy
@@ -40,7 +41,7 @@ class ModelError(PrivlibError):
 def build(name: Name, num_classes: int = 10, image_size: int = 32, norm: Norm | None = None) -> nn.Module:
     """A network with fresh weights, in training mode: float32 (B,3,image_size,image_size) to logits (B,num_classes).
 
-    `norm`: None takes the network's own; "batch" (inference) or "group" (private training) chooses for `mobilenet`.
+    `norm`: None takes the network's own, the first in the table; "batch" (inference) or "group" (private training).
     Initial weights come from torch's global generator. Raises `ModelError` for what the table above does not have.
     """
     if name not in _ALLOWED:
@@ -60,7 +61,7 @@ def build(name: Name, num_classes: int = 10, image_size: int = 32, norm: Norm | 
     elif name == "vgg9":
         model = VGG9(num_classes, image_size)
     elif name == "resnet32":
-        model = ResNet32(num_classes)
+        model = ResNet32(num_classes, batch_norm=chosen == "batch")
     else:
         model = MobileNet(num_classes, batch_norm=chosen == "batch")
     _initialize(model)
@@ -118,15 +119,17 @@ class BasicBlock(nn.Module):
     """convolution, norm, ReLU, convolution, norm, add the input, ReLU; where the shape changes, the input goes
     through a 1×1 projection of stride 2 and a norm."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, channels_in: int, channels: int, *, batch_norm: bool) -> None:
         super().__init__()
         stride = 1 if channels_in == channels else 2
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = _group_norm(channels)
+        self.norm1 = _norm(channels, batch_norm=batch_norm)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = _group_norm(channels)
+        self.norm2 = _norm(channels, batch_norm=batch_norm)
         projection = nn.Conv2d(channels_in, channels, 1, stride=2, bias=False)
-        self.shortcut = nn.Identity() if stride == 1 else nn.Sequential(projection, _group_norm(channels))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(projection, _norm(channels, batch_norm=batch_norm))
         self.relu = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -135,16 +138,18 @@ class BasicBlock(nn.Module):
 
 
 class ResNet32(nn.Module):
-    """A 3×3 stem, five blocks each of 16, 32 and 64 channels, GroupNorm, global mean, dense.
+    """A 3×3 stem, five blocks each of 16, 32 and 64 channels, GroupNorm or BatchNorm, global mean, dense.
 
     466,906 parameters; 138,249,472 FLOP at 32 pixels.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, batch_norm: bool) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), _group_norm(16), nn.ReLU())
+        stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(stem, _norm(16, batch_norm=batch_norm), nn.ReLU())
         widths = [16] * 6 + [32] * 5 + [64] * 5
-        self.blocks = nn.Sequential(*(BasicBlock(*pair) for pair in itertools.pairwise(widths)))
+        pairs = itertools.pairwise(widths)
+        self.blocks = nn.Sequential(*(BasicBlock(*pair, batch_norm=batch_norm) for pair in pairs))
         self.classifier = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -166,7 +171,7 @@ class MobileNet(nn.Module):
 
         def unit(channels_in: int, channels: int, size: int, stride: int, groups: int) -> Iterator[nn.Module]:
             yield nn.Conv2d(channels_in, channels, size, stride, padding=size // 2, groups=groups, bias=False)
-            yield nn.BatchNorm2d(channels) if batch_norm else _group_norm(channels)
+            yield _norm(channels, batch_norm=batch_norm)
             yield nn.ReLU()
 
         layers = [*unit(3, 32, 3, 2, 1)]
@@ -185,10 +190,16 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose BatchNorms are folded into the convolutions before them.
 
     w' = w·γ/√(v+ε) and b' = (b−m)·γ/√(v+ε)+β, so logits agree up to rounding. Raises `ModelError`, naming the layer,
-    for a BatchNorm that does not follow a convolution inside an `nn.Sequential`.
+    for a BatchNorm that does not follow a convolution inside an `nn.Sequential` or a `BasicBlock`.
     """
     folded = copy.deepcopy(model).eval()
     for parent in folded.modules():
+        if isinstance(parent, BasicBlock):
+            for number in "12":
+                conv, norm = getattr(parent, f"conv{number}"), getattr(parent, f"norm{number}")
+                if isinstance(norm, nn.BatchNorm2d):
+                    setattr(parent, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+                    setattr(parent, f"norm{number}", nn.Identity())
         if isinstance(parent, nn.Sequential):
             for index in range(1, len(parent)):
                 before, norm = parent[index - 1], parent[index]
@@ -203,7 +214,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 _ALLOWED: dict[str, tuple[tuple[Norm | None, ...], int]] = {
     "small_cnn": ((None,), 8),
     "vgg9": ((None,), 8),
-    "resnet32": (("group",), 4),
+    "resnet32": (("group", "batch"), 4),
     "mobilenet": (("batch", "group"), 32),
 }
 """name -> norms, the default first; and the multiple of pixels that an image side must be."""
@@ -215,8 +226,8 @@ def _convolutions(channels: tuple[int, ...]) -> Iterator[nn.Module]:
         yield nn.ReLU()
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(GROUPS, channels), channels)
+def _norm(channels: int, *, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch_norm else nn.GroupNorm(min(GROUPS, channels), channels)
 
 
 def _initialize(model: nn.Module) -> None:

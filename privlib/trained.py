@@ -59,23 +59,29 @@ RECIPES: dict[tuple[models.Name, Profile], Recipe] = {
     ("small_cnn", "smoke"): Recipe(epochs=1, learning_rate=0.05, train_images=2000),
     ("small_cnn", "quick"): Recipe(epochs=2, learning_rate=0.1, accuracy_floor=0.60),
     ("small_cnn", "full"): Recipe(epochs=12, learning_rate=0.1, accuracy_floor=0.65, shifts=True),
+    ("vgg9", "quick"): Recipe(epochs=1, learning_rate=0.015, train_images=15_000, batch_size=32),
     ("vgg9", "full"): Recipe(epochs=8, learning_rate=0.03, shifts=True),
+    ("resnet32", "quick"): Recipe(epochs=1, learning_rate=0.05, train_images=25_000, batch_size=32),
     ("resnet32", "full"): Recipe(epochs=10, learning_rate=0.2, shifts=True),
+    ("mobilenet", "quick"): Recipe(epochs=1, learning_rate=0.05, train_images=30_000, batch_size=32),
     ("mobilenet", "full"): Recipe(epochs=10, learning_rate=0.2, shifts=True),
 }
-"""(network, profile) -> recipe. On two idle cores "quick" takes about half a minute, "full" up to 40 minutes each."""
+"""(network, profile) -> recipe. On two idle cores "quick" takes about a minute (the larger networks stay far below what
+they can learn), "full" up to 40 minutes each."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
     """A network in evaluation mode and how it came about.
 
-    test_accuracy: fraction of `test_images` images; data_source: as `Cifar10.source`; data_digests: SHA-256 of the
-    train and test split; key: the content hash it is cached under; train_seconds: of the training, whenever it was.
+    norm: as of `models.build`; test_accuracy: fraction of `test_images` images; data_source: as `Cifar10.source`;
+    data_digests: SHA-256 of the train and test split; key: the content hash it is cached under; train_seconds: of the
+    training, whenever it was.
     """
 
     model: nn.Module
     name: str
+    norm: models.Norm | None
     profile: str
     recipe: Recipe
     test_accuracy: float
@@ -93,7 +99,8 @@ class TrainedModel:
         sample = self.data_source == SAMPLE
         claimed = "no floor claimed" if sample or floor is None else f"floor {floor:.0%}"
         source = SAMPLE if sample else f"CIFAR-10, source {self.data_source}"
-        return f"{self.name}: {self.test_accuracy:.1%} of {self.test_images:,} test images ({source}; {claimed})"
+        what = f"{self.name}, {self.norm} norm" if self.norm else self.name
+        return f"{what}: {self.test_accuracy:.1%} of {self.test_images:,} test images ({source}; {claimed})"
 
 
 def load_trained(
@@ -101,32 +108,36 @@ def load_trained(
     profile: Profile = "quick",
     progress: Progress | None = None,
     data: tuple[Cifar10, Cifar10] | None = None,
+    norm: models.Norm | None = None,
 ) -> TrainedModel:
     """The trained network from the cache, else trained now and cached.
 
-    `data`: train and test split, by default those of `load_cifar10`. Raises `TrainingError` when there is no recipe,
-    or when the whole of CIFAR-10 was used and the accuracy floor was missed (then nothing is cached).
+    `norm`: as in `models.build`. `data`: train and test split, by default those of `load_cifar10`. Raises
+    `TrainingError` when there is no recipe, or when the whole of CIFAR-10 was used and the accuracy floor was missed
+    (then nothing is cached).
     """
     if (name, profile) not in RECIPES:
         known = ", ".join(" ".join(each) for each in RECIPES)
         raise TrainingError(f"no recipe to train {name!r} in profile {profile!r}; there are: {known}")
     recipe = RECIPES[name, profile]
     train, test = data or (load_cifar10("train", progress=progress), load_cifar10("test", progress=progress))
-    key = _key(name, recipe, train, test)
+    key = _key(name, recipe, train, test, norm)
     path = cache_dir("trained") / f"{name}-{profile}-{key[:16]}.pt"
     with _locked(path):
         stored = _read(path)
         if stored is None:
-            stored = _train_and_store(path, name, recipe, train, test, progress or ConsoleProgress())
+            model = _build(name, recipe, norm)
+            stored = _train_and_store(path, model, name, recipe, train, test, progress or ConsoleProgress())
             from_cache = False
         else:
             from_cache = True
     weights, facts = stored
-    model = _build(name, recipe)
+    model = _build(name, recipe, norm)
     model.load_state_dict(weights)
     return TrainedModel(
         model=model.eval(),
         name=name,
+        norm=norm,
         profile=profile,
         recipe=recipe,
         data_source=train.source,
@@ -183,11 +194,11 @@ def train(model: nn.Module, recipe: Recipe, data: Cifar10, progress: Progress, w
     _lay_out(model, torch.contiguous_format)
 
 
-def _build(name: models.Name, recipe: Recipe) -> nn.Module:
+def _build(name: models.Name, recipe: Recipe, norm: models.Norm | None) -> nn.Module:
     """The network with the recipe's initial weights; torch's global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return models.build(name)
+        return models.build(name, norm=norm)
 
 
 def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
@@ -214,10 +225,11 @@ def _augment(images: Tensor, generator: torch.Generator, *, shifts: bool) -> Ten
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _key(name: str, recipe: Recipe, train_data: Cifar10, test_data: Cifar10) -> str:
+def _key(name: str, recipe: Recipe, train_data: Cifar10, test_data: Cifar10, norm: models.Norm | None = None) -> str:
     shaping = {
         "code": [inspect.getsource(each) for each in (models, sys.modules[__name__], preprocess)],
         "name": name,
+        "norm": norm,
         "recipe": asdict(recipe),
         "data": [train_data.digest, test_data.digest],
         "torch": torch.__version__,
@@ -226,10 +238,15 @@ def _key(name: str, recipe: Recipe, train_data: Cifar10, test_data: Cifar10) -> 
 
 
 def _train_and_store(
-    path: Path, name: models.Name, recipe: Recipe, train_data: Cifar10, test_data: Cifar10, progress: Progress
+    path: Path,
+    model: nn.Module,
+    name: models.Name,
+    recipe: Recipe,
+    train_data: Cifar10,
+    test_data: Cifar10,
+    progress: Progress,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     started = time.monotonic()
-    model = _build(name, recipe)
     train(model, recipe, train_data, progress, f"train {name}")
     accuracy = evaluate(model, test_data)
     whole = SAMPLE not in (train_data.source, test_data.source)

@@ -240,7 +240,7 @@ def test_only_the_peers_named_take_part(case: Case, peer: Callable[..., None]) -
 
 @pytest.mark.parametrize("row", ["vgg9_batch16", "mobilenet224_batch16"])
 def test_a_case_holds_the_same_model_and_images_for_every_peer(tmp_path: Path, row: str) -> None:
-    case = inference.make_case(tmp_path, row)
+    case = inference.make_case(tmp_path, row, row.removesuffix("_batch16"), 16)
     assert Case.load(tmp_path) == case
     images = case.input()
     assert images.shape == (16, *case.input_shape)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cifar10, fusion, harness, kernels, training
+from benchmarks import cifar10, fusion, harness, kernels, reported, training
 from benchmarks.cases import LEARNING_RATE, MAX_GRAD_NORM, NOISE_MULTIPLIER, Case
 from benchmarks.harness import Measured
 from privlib.compiler.target import machine
@@ -180,13 +180,28 @@ def test_the_rows_are_those_that_the_report_sets_beside_the_talk() -> None:
     assert all(row in cifar10.ROWS and (harness.PEERS / f"{peer}.py").is_file() for row, peer, _ in plain)
 
 
+def test_hours_and_the_figures_of_others_stand_with_their_sources(recorded: Callable[[], dict[str, Any]]) -> None:
+    reported.hours("resnet32", {"privlib_private": [500.0], "privlib_private_enclave": [500.0]})
+    reported.others(["vgg9", "mobilenet224"])
+    found = {metric["name"]: metric for metric in recorded()["metrics"]}
+    assert found["resnet32/privlib_private/hours_of_164_epochs"]["value"] == pytest.approx(164 * 50_000 / 500 / 3600)
+    # Half a day at the talk's 12.4 images a second; inside, two rows are run for each example.
+    assert found["resnet32/privlib_private/hours_of_the_half_day"]["value"] == pytest.approx(12 * 12.4 / 500)
+    assert found["resnet32/privlib_private_enclave/hours_of_the_half_day"]["value"] == pytest.approx(24 * 12.4 / 500)
+    chiron, slalom = found["vgg9/chiron/training_throughput"], found["mobilenet224/slalom/inference_throughput"]
+    assert (chiron["value"], slalom["value"]) == (24.7, 35.7)
+    assert all(metric["kind"] == "reported" and "arXiv" in metric["source"] for metric in (chiron, slalom))
+
+
 def test_only_training_selects_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
     monkeypatch.setattr(cifar10, "run", lambda profile, rows: asked.append(rows))
     bench.run(ROOT, "cifar10", "smoke", ["training"], tmp_path)
     bench.run(ROOT, "cifar10", "smoke", ["resnet32"], tmp_path)
     assert asked == [["vgg9", "resnet32"], ["resnet32"]]
-    with pytest.raises(ParameterError, match="no row inferense; it has: vgg9, resnet32, training"):
+    with pytest.raises(
+        ParameterError, match="no row inferense; it has: vgg9, resnet32, mobilenet32, mobilenet224, training"
+    ):
         bench.run(ROOT, "cifar10", "smoke", ["inferense"], tmp_path)
 
 
@@ -195,11 +210,21 @@ def test_a_smoke_run_of_the_table_measures_everybody_and_leaves_the_ratios(tmp_p
     assert data["status"] == "ok", data["reason"]
     found = {metric["name"]: metric for metric in data["metrics"]}
     for peer in cifar10.SMOKE_PEERS:
-        assert found[f"small_cnn/{peer}/throughput"]["n"] == 2
+        assert found[f"small_cnn/{peer}/throughput"]["n"] == 2, peer
         assert found[f"small_cnn/{peer}/relative_error"]["value"] < 5e-2
         assert found[f"small_cnn/{peer}/peak_memory"]["value"] > 2**20
     assert found["small_cnn/privlib_private/throughput_over_plain"]["value"] > 0
     assert found["small_cnn/privlib_private/planned_memory"]["class"] == "deterministic"
+    for kind in ("private", "plain"):
+        inside = f"small_cnn/privlib_{kind}_enclave"
+        assert found[f"{inside}/throughput_over_outside"]["n"] == 2
+        assert found[f"{inside}/host_calls_per_request"]["value"] > 0, "charging asks the host"
+        assert found[f"{inside}/mapped_code_bytes"]["value"] < 80_000_000
+        assert found[f"small_cnn/privlib_{kind}/compile_time"]["value"] > 0
+    certified, tight = (
+        found[f"small_cnn/privlib_private{where}/epsilon_per_epoch"]["value"] for where in ("_enclave", "")
+    )
+    assert 0 < tight < certified < 1
     assert {"opacus", "torch", "apache-tvm"} <= set(data["versions"])
 
 

@@ -123,21 +123,23 @@ def test_the_sample_is_declared_and_claims_no_floor(data: tuple[Cifar10, Cifar10
 
 @pytest.mark.parametrize(
     ("name", "profile", "message"),
-    [("vgg9", "quick", r"no recipe to train 'vgg9' in profile 'quick'.*vgg9 full"), ("lenet", "full", "'lenet'")],
+    [("vgg9", "smoke", r"no recipe to train 'vgg9' in profile 'smoke'.*vgg9 full"), ("lenet", "full", "'lenet'")],
 )
 def test_what_has_no_recipe_is_refused(name: models.Name, profile: trained.Profile, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         load_trained(name, profile)
 
 
-@pytest.mark.parametrize("name", ["vgg9", "resnet32", "mobilenet"])
+@pytest.mark.parametrize(("name", "norm"), [("vgg9", None), ("resnet32", "batch"), ("mobilenet", "group")])
 def test_the_larger_networks_take_the_same_path(
-    name: models.Name, data: tuple[Cifar10, Cifar10], monkeypatch: pytest.MonkeyPatch
+    name: models.Name, norm: models.Norm | None, data: tuple[Cifar10, Cifar10], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPES[name, "full"], epochs=1, batch_size=8, train_images=8)
     monkeypatch.setitem(RECIPES, (name, "full"), recipe)
     few = replace(data[1], images=data[1].images[:8], labels=data[1].labels[:8])
-    found = load_trained(name, "full", progress=silent, data=(data[0], few))
+    found = load_trained(name, "full", progress=silent, data=(data[0], few), norm=norm)
+    assert norm is None or f"{name}, {norm} norm" in found.accuracy_line
+    assert found.key != trained._key(name, recipe, data[0], few, "other")  # type: ignore[arg-type]
     assert sum(parameter.numel() for parameter in found.model.parameters()) > 400_000
     assert np.isfinite(found.model(torch.zeros(1, 3, 32, 32)).detach().numpy()).all()
 

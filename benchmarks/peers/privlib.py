@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.peers import _privlib
-from benchmarks.peers._privlib import versions
+from benchmarks.peers._privlib import facts, versions
 
-__all__ = ["PRECISION", "export", "inference", "versions"]
+__all__ = ["PRECISION", "export", "facts", "inference", "versions"]
 
 PRECISION = "float32"
 

@@ -15,6 +15,10 @@ class LaunchError(EnclaveError):
     """An enclave did not start; the text says at which step and why."""
 
 
+class LaunchTimeout(LaunchError):
+    """A worker that was started says nothing."""
+
+
 class MechanismError(LaunchError):
     """A protection that was asked for is not available on this host."""
 

@@ -20,6 +20,7 @@ from privlib.enclave.inventory import HOST, File, made, runtime_files
 from privlib.enclave.signer import Signature, Signer
 from privlib.enclave.tcb import Tcb
 from privlib.trusted import artifact as format
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.model import CompiledModel
 from privlib.trusted.serving import CONFIGURATION
 from privlib.trusted.training import TrainingStep
@@ -49,7 +50,7 @@ class EnclaveImage:
     @property
     def configuration(self) -> dict[str, Any]:
         """memory_bytes: what the worker may take once it serves; dataset_bytes: of examples at most."""
-        found: dict[str, Any] = json.loads(self.file(CONFIGURATION).read())
+        found: dict[str, Any] = read_json(self.file(CONFIGURATION).read())
         return found
 
     @property

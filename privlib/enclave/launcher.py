@@ -46,6 +46,11 @@ class Enclave:
         return self._process.measurement
 
     @property
+    def process(self) -> Process:
+        """What the host has of it, as its platform made it."""
+        return self._process
+
+    @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.alive()
@@ -117,11 +122,11 @@ def launch(
 ) -> Enclave:
     """Start an enclave of `image` and wait until it serves.
 
-    platform: a name ("simulated", "gramine", or one given to `register_platform`), or a Platform. debug: marks its
-    quotes as a debug enclave's. require: mechanisms without which it must not start, by their names in
-    `Enclave.report.mechanisms` of a simulated platform; ALL_MECHANISMS for all of them. state: where its sealed
+    platform: a name ("simulated", "gramine", "ginseng", or another that `platforms.base` finds), or a Platform.
+    debug: marks its quotes as a debug enclave's. require: mechanisms without which it must not start, by their names
+    in `Enclave.report.mechanisms` of a simulated platform; ALL_MECHANISMS for all of them. state: where its sealed
     state is kept; None for a folder of the cache, one for each measurement.
-    Raises PlatformError, MechanismError, LaunchError, ImageError.
+    Raises PlatformError, MechanismError, LaunchError (LaunchTimeout for a worker that says nothing), ImageError.
     """
     chosen = platform_named(platform) if isinstance(platform, str) else platform
     if reason := chosen.missing():

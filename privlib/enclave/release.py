@@ -14,7 +14,6 @@ time of issue    the host's clock, so self-asserted
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from privlib.errors import PrivlibError
 from privlib.files import atomic_path
 from privlib.trusted import ledger
 from privlib.trusted import release as format
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.events import Event
 from privlib.trusted.protocol import Message, ProtocolError, decode, encode
 from privlib.trusted.terms import Terms
@@ -95,7 +95,7 @@ class Release:
     @property
     def claims(self) -> dict[str, Any]:
         """As they were signed; `verify_release` says whether they hold."""
-        found: dict[str, Any] = json.loads(self._message.arrays["claims"].tobytes())
+        found: dict[str, Any] = read_json(self._message.arrays["claims"].tobytes())
         return found
 
     def encode(self) -> bytes:
@@ -172,7 +172,7 @@ def _parameters(message: Message) -> dict[str, np.ndarray]:
 def _claims(text: bytes) -> dict[str, Any]:
     """The claims, in the one form that they may have."""
     try:
-        claims = json.loads(text)
+        claims = read_json(text)
         if set(claims) != _CLAIMS or format.canonical(claims) != text:
             raise ValueError("another form")
         numbers, names = [claims["updates"], claims["issued"]], [claims["program"], claims["model"]]
@@ -181,7 +181,7 @@ def _claims(text: bytes) -> dict[str, Any]:
             raise ValueError(f"format {claims['release']!r}")
         if not isinstance(claims["datasets"], list) or not claims["datasets"]:
             raise ValueError("no dataset")
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise ReleaseError(f"the claims are not those of a release of format {format.FORMAT}: {error}") from None
     return claims
 

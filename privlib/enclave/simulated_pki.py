@@ -49,9 +49,9 @@ class Issuer:
         return self.certificate.public_bytes(Encoding.DER)
 
 
-def root(now: datetime) -> Issuer:
+def root(now: datetime, name: str = ROOT_NAME) -> Issuer:
     """A new self-signed root."""
-    return _issue(ROOT_NAME, None, now, path_length=1)
+    return _issue(name, None, now, path_length=1)
 
 
 def platform_ca(parent: Issuer, now: datetime) -> Issuer:

@@ -30,6 +30,7 @@ from privlib.enclave import quote_writer, simulated_pki
 from privlib.enclave.refusals import AttestationError
 from privlib.enclave.simulated_pki import Issuer, Platform
 from privlib.files import cache_dir, create_private
+from privlib.trusted.bounded_json import read_json
 
 FILE = "simulated-root.json"
 COLLATERAL_DAYS = 30
@@ -54,18 +55,19 @@ class SimulatedRoot:
     platform: Platform
 
     @classmethod
-    def create(cls, now: float | None = None) -> "SimulatedRoot":
-        """A new installation with fresh keys; certificates last ten years from `now` (Unix seconds)."""
+    def create(cls, now: float | None = None, name: str = simulated_pki.ROOT_NAME) -> "SimulatedRoot":
+        """A new installation with fresh keys; certificates last ten years from `now` (Unix seconds); the root's bears
+        `name`."""
         moment = simulated_pki.now_utc(time.time() if now is None else now)
         platform = _platform(secrets.token_bytes(16))
-        root = simulated_pki.root(moment)
+        root = simulated_pki.root(moment, name)
         ca = simulated_pki.platform_ca(root, moment)
         pck = simulated_pki.pck(ca, moment, platform)
         tcb = simulated_pki.tcb_signer(root, moment)
         return cls(root, ca, pck, tcb, generate_private_key(SECP256R1()), platform)
 
     @classmethod
-    def load_or_create(cls, folder: Path | None = None) -> "SimulatedRoot":
+    def load_or_create(cls, folder: Path | None = None, name: str = simulated_pki.ROOT_NAME) -> "SimulatedRoot":
         """The installation's root: `folder`/simulated-root.json (default: privlib's cache), made on first use.
 
         Raises AttestationError where that file is not one this version wrote.
@@ -74,9 +76,9 @@ class SimulatedRoot:
         try:
             text = path.read_text()
         except FileNotFoundError:
-            text = create_private(path, json.dumps(cls.create()._encode(), indent=1))
+            text = create_private(path, json.dumps(cls.create(name=name)._encode(), indent=1))
         try:
-            return cls._decode(json.loads(text))
+            return cls._decode(read_json(text))
         except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise AttestationError(f"{path} is damaged ({error!r}); remove it, and a new root is made") from error
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from privlib.ginseng.attacks import Outcome, Verdict
 from privlib.ginseng.memory.dram import DRAM
@@ -246,3 +246,29 @@ def areas(axes: "Axes", names: Sequence[str], look_up_tables: Sequence[int], fli
     axes.set_xlabel("cells of a 7-series part after synthesis")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="center right", frameon=False)
+
+
+def trained_networks(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Rows of a table out of the metrics of a benchmark record: each trained network in int8 beside float, on the
+    device, and beside a CPU enclave. Empty where the record has none."""
+    rows = []
+    for path in metrics:
+        name, found, _ = path.partition("_trained/device/images")
+        if not found:
+            continue
+        values = {
+            other.partition("/")[2]: metrics[other]["value"] for other in metrics if other.startswith(f"{name}_t")
+        }
+        enclave = values.get("cpu_enclave/throughput_of_trained")
+        rows.append(
+            {
+                "network": label(name),
+                "float32, right": f"{values['float32/test_accuracy']:.1%}",
+                "int8, right": f"{values['int8/test_accuracy']:.1%}",
+                "same class": f"{values['int8/agreement_with_float']:.1%}",
+                "same bits as unprotected": f"{values['device/bit_exact_images']} of {values['device/images']} images",
+                "device, images/s (simulated)": f"{values['tec/throughput_of_trained_at_100_mhz']:,.0f}",
+                "CPU enclave, images/s (measured)": f"{enclave:,.0f}" if enclave else "not measured",
+            }
+        )
+    return rows

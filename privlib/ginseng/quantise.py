@@ -2,8 +2,9 @@
 
 Every tensor gets a power-of-two scale: real = integer / 2**exponent. With exponents x (input), w (weights) and y
 (output), a layer's sums have exponent x + w, and `>> (x + w - y)` brings them to y: the accelerator has no other
-rescaling. BatchNorm is folded first. Each exponent is the one, of the few that make sense, with the smallest mean
-squared rounding and clipping error on the calibration images (weights: on the weights themselves).
+rescaling. BatchNorm is folded first, and layers are equalised (`privlib.ginseng.equalise`). Each exponent is the one,
+of the few that make sense, with the smallest mean squared rounding and clipping error on the calibration images
+(weights: on the weights themselves).
 
 | refused | why |
 |---|---|
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from privlib.ginseng.equalise import equalise
 from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.int8 import QuantisedModel, best_exponent, round_to_int8
 from privlib.ginseng.vta.network import Conv, MaxPool, Network, Shape, SumPool, Window
@@ -42,6 +44,7 @@ def quantise(model: nn.Module, calibration_images: npt.NDArray[np.float32], name
     if calibration_images.ndim != 4 or not len(calibration_images):
         raise LoweringError(f"calibration images must be (N, C, H, W) with N > 0, got {calibration_images.shape}")
     graph = fx.symbolic_trace(fold_batch_norm(model).eval())
+    equalise(graph)
     images = torch.from_numpy(np.ascontiguousarray(calibration_images))
     with torch.inference_mode():
         recorder = _Recorder(graph)

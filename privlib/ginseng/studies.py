@@ -1,7 +1,10 @@
 """One network under many settings: protection modes, memories, bus widths, and designs that nobody has built yet."""
 
+import secrets
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +15,7 @@ from privlib.ginseng.memory.dram import DRAM
 from privlib.ginseng.memory.modes import protected_dram
 from privlib.ginseng.memory.traffic import MODES
 from privlib.ginseng.report import CycleReport
-from privlib.ginseng.simulate import simulate
+from privlib.ginseng.simulation import simulate
 from privlib.ginseng.tec import measured_timing
 from privlib.ginseng.vta import functional
 from privlib.ginseng.vta.compile import lower
@@ -143,6 +146,50 @@ def bit_exact_images(program: VtaProgram, images: npt.NDArray[np.float32], prote
     inputs = quantised.quantise_images(images)
     outputs = [functional.run(program, memory, image).ravel() for image in inputs]
     return int((np.stack(outputs) == quantised.reference(inputs)).all(axis=1).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class EndToEnd:
+    """Logits float32 (N, classes) of the same images: `protected` from a device to which model and images came
+    encrypted, whose DRAM is encrypted, and which attested as `measurement`; `plain` from the unprotected simulator."""
+
+    protected: npt.NDArray[np.float32]
+    plain: npt.NDArray[np.float32]
+    measurement: bytes
+
+    @property
+    def exact(self) -> int:
+        """Of how many images both give the same bits."""
+        return int((self.protected == self.plain).all(axis=1).sum())
+
+
+def end_to_end(program: VtaProgram, images: npt.NDArray[np.float32]) -> EndToEnd:
+    """Run float32 (N, C, H, W) images on the platform "ginseng", by a client who trusts its quotes alone, and on the
+    same accelerator without protection. SIMULATED hardware, in fuses of its own."""
+    from privlib.enclave import QuotePolicy, StateStore, launch
+    from privlib.ginseng.device import GinsengPlatform, build_device_image, provision_model
+
+    key = secrets.token_bytes(32)
+    image = build_device_image(program, model_key=key)
+    with tempfile.TemporaryDirectory(prefix="privlib-device-") as folder:
+        platform = GinsengPlatform(Path(folder, "fuses"))
+        policy = QuotePolicy(measurements=frozenset({image.measurement}), root=platform.root.certificate)
+        with (
+            launch(image, platform, state=StateStore(Path(folder, "state"))) as device,
+            device.connect(policy) as session,
+        ):
+            provision_model(session, key, image, policy, device.collateral)
+            protected = session.infer(images)
+    return EndToEnd(protected, unprotected_logits(program, images), image.measurement)
+
+
+def unprotected_logits(program: VtaProgram, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits float32 (N, classes) from the simulated accelerator over plain memory."""
+    quantised = _quantised(program)
+    memory = protected_dram("none", program)
+    functional.load_constants(program, quantised.parameters, memory)
+    outputs = [functional.run(program, memory, each).ravel() for each in quantised.quantise_images(images)]
+    return quantised.dequantise(np.stack(outputs))
 
 
 def _quantised(program: VtaProgram) -> "QuantisedModel":

@@ -6,7 +6,6 @@ under, so one measurement serves every provider, and who gives a key knows what 
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -123,6 +122,11 @@ class PolicyEnclave:
                 raise _REFUSALS[error.type](str(error)) from error
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._enclave.alive
+
     def challenge(self) -> str:
         """A nonce for the next statement about the head, hexadecimal."""
         return str(self.ask("challenge").fields["nonce"])
@@ -138,41 +142,3 @@ class PolicyEnclave:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class Successor:
-    """A state that a policy enclave proposes: what it follows, its commitment (hexadecimal), and the sealed state."""
-
-    previous: str
-    commitment: str
-    sealed: bytes
-
-    @classmethod
-    def of(cls, answer: Message) -> "Successor":
-        """From an answer of kind "state"."""
-        return cls(answer.fields["previous"], answer.fields["commitment"], answer.arrays["sealed"].tobytes())
-
-
-def request_fields(
-    grant: bytes,
-    *,
-    head: bytes,
-    debited: bytes,
-    measurement: bytes,
-    credentials: Sequence[str],
-    revocations: Sequence[str],
-    micro_epsilon: int,
-    price: int,
-) -> dict[str, Any]:
-    """The fields of a `propose`."""
-    return {
-        "grant": grant.decode(),
-        "head": head.decode(),
-        "debited": debited.decode(),
-        "measurement": measurement.hex(),
-        "credentials": list(credentials),
-        "revocations": list(revocations),
-        "epsilon": micro_epsilon,
-        "price": str(price),
-    }

@@ -19,7 +19,7 @@ from privlib.sterling.contract import TrainingContract
 from privlib.sterling.contracts.terms import JobState, LogKind, Terms
 from privlib.sterling.errors import JobRefused, OutputError
 from privlib.sterling.executor import Bid
-from privlib.sterling.market import Listing, Market
+from privlib.sterling.market import Listing, LogEntry, Market
 from privlib.sterling.provider import Provider
 from privlib.sterling.request import JobRequest, recipient_hash
 from privlib.sterling.verify import Verdict
@@ -33,10 +33,12 @@ GRANT_SECONDS, COMPLETE_SECONDS = 86400, 3 * 86400
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a consumer has in the end: the release with its certificate, verified."""
+    """What a consumer has in the end: the release with its certificate, verified; and the log's proofs that program,
+    measurement and every dataset's policy were published."""
 
     release: Release
     verified: VerifiedRelease
+    logged: tuple[LogEntry, ...]
 
 
 class Consumer:
@@ -143,7 +145,10 @@ class Consumer:
         verified = verify_release(release.encode(), policy, collateral=collateral)
         if {claim.dataset for claim in verified.datasets} != set(grant.datasets):
             raise OutputError("the certificate names other datasets than the job")
-        return Delivery(release, verified)
+        built, policies = request.contract.build(), {claim.terms.policy or "" for claim in verified.datasets}
+        published = [(LogKind.PROGRAM, built.program_digest), (LogKind.MEASUREMENT, built.measurement)]
+        published += [(LogKind.POLICY, bytes.fromhex(policy)) for policy in sorted(policies)]
+        return Delivery(release, verified, tuple(market.logged(*each) for each in published))
 
     def _gate(self, request: JobRequest, providers: Sequence[Provider]) -> tuple[bytes, str]:
         """The first gate key that a provider gives, and its dataset."""

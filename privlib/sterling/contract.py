@@ -21,13 +21,14 @@ import tvm
 from privlib.compiler import DPSGD, SGD, compile_training
 from privlib.compiler.training import CompiledTraining
 from privlib.enclave.image import EnclaveImage, build_image
+from privlib.errors import PrivlibError
 from privlib.sterling.contracts.budget import curve_words
 from privlib.sterling.errors import JobRefused
 from privlib.sterling.verify import program_digest, training_program
 from privlib.trusted.appraisal import appraisal_event, feature_count
 from privlib.trusted.epoch import TrainRequest
 from privlib.trusted.events import Event
-from privlib.trusted.protocol import Message, ProtocolError, decode, encode
+from privlib.trusted.protocol import Message, decode, encode
 from privlib.trusted.sampling import PoissonSampler
 from privlib.trusted.sensitivity import effective_noise_multiplier
 
@@ -92,7 +93,7 @@ class TrainingContract:
             fields["input_shape"] = tuple(fields["input_shape"])
             contract = cls(message.arrays["model"].tobytes(), **fields)
             contract.request(("00" * 32,))
-        except (ProtocolError, KeyError, TypeError, ValueError) as error:
+        except (PrivlibError, KeyError, TypeError, ValueError) as error:
             raise JobRefused(f"no training contract: {error}") from None
         return contract
 

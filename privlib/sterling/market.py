@@ -13,7 +13,8 @@ from privlib.sterling.chain.errors import ReorganisedError
 from privlib.sterling.contracts.market import MarketContracts, deploy_market
 from privlib.sterling.contracts.quotes import QuotingEnclave, pck_key
 from privlib.sterling.contracts.terms import JobState, LogKind, Terms
-from privlib.sterling.errors import JobError
+from privlib.sterling.contracts.transparency import check_inclusion, entry, inclusion_proof
+from privlib.sterling.errors import JobError, NotFinal
 from privlib.sterling.storage import ContentStore
 from privlib.sterling.witness import FinalityWitness, terms_of
 
@@ -36,6 +37,24 @@ class Listing:
     noise_multiplier: float
     job_epsilon: float
     terms: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """An entry of the transparency log with its inclusion proof (RFC 9162): `digest` is number `index` of `size`
+    entries with that root."""
+
+    kind: LogKind
+    author: str
+    digest: bytes
+    index: int
+    size: int
+    proof: tuple[bytes, ...]
+    root: bytes
+
+    def check(self) -> None:
+        """Offline, against the root. Raises ProofError."""
+        check_inclusion(entry(self.kind, self.author, self.digest), self.index, self.size, self.proof, self.root)
 
 
 @dataclass
@@ -120,6 +139,18 @@ class Market:
     def publish(self, kind: LogKind, digest: bytes, author: Account) -> None:
         """Put a policy, measurement or program (32 bytes) into the transparency log."""
         self.final(self.contracts.log.transact, "append", kind, digest, sender=author)
+
+    def logged(self, kind: LogKind, digest: bytes) -> LogEntry:
+        """The first entry of the log with this digest, and its proof for the newest final root. Raises NotFinal."""
+        found = self.contracts.log.events("Appended", at="final")
+        entries = [entry(LogKind(each["kind"]), each["author"], each["digest"]) for each in found]
+        for index, each in enumerate(found):
+            if (each["kind"], each["digest"]) == (kind, digest):
+                proof = tuple(inclusion_proof(entries, index))
+                logged = LogEntry(kind, each["author"], digest, index, len(entries), proof, found[-1]["root"])
+                logged.check()
+                return logged
+        raise NotFinal(f"{digest.hex()[:16]}… is in no final entry of the transparency log; have it published")
 
     def withdraw(self, account: Account) -> int:
         """Take all that the escrow owes an account to its own address; returns the wei, 0 where there is nothing."""

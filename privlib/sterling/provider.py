@@ -26,24 +26,24 @@ from eth_utils.crypto import keccak
 
 from privlib.enclave.datasets import encrypt_examples
 from privlib.enclave.policy import QuotePolicy
-from privlib.enclave.session import Session
-from privlib.enclave.state import StateStore
 from privlib.enclave.verify import verify_quote
 from privlib.files import atomic_path, create_private
 from privlib.sterling.chain import Account, Event
-from privlib.sterling.checks import check_job, micro_epsilon
-from privlib.sterling.confidential import PolicyEnclave, Rules, policy_hash
+from privlib.sterling.checks import check_job
+from privlib.sterling.confidential import Rules, policy_hash
+from privlib.sterling.contract import BuiltContract
 from privlib.sterling.contracts.budget import cap_words, spent_epsilon
 from privlib.sterling.contracts.terms import JobState, LogKind
 from privlib.sterling.contracts.terms import Terms as JobTerms
-from privlib.sterling.errors import JobRefused, NotFinal, PolicyStateError, SterlingError
+from privlib.sterling.errors import JobRefused, SterlingError
 from privlib.sterling.executor import Executor
+from privlib.sterling.keeper import Keeper
 from privlib.sterling.market import Listing, Market, Progress
 from privlib.sterling.recover import recoverable
 from privlib.sterling.request import JobRequest
 from privlib.trusted.delivery import delivery_purpose
-from privlib.trusted.ethereum import approval_digest, commitment_digest
-from privlib.trusted.finality import COMPLETED, GRANTED, HEAD
+from privlib.trusted.ethereum import approval_digest
+from privlib.trusted.finality import COMPLETED, GRANTED
 from privlib.trusted.grant import statement_of
 from privlib.trusted.policy_service import PURPOSE
 from privlib.trusted.protocol import Message
@@ -73,7 +73,7 @@ class Offer:
 class Provider:
     """A provider with one dataset, kept in a folder: an object that is made anew with it goes on where it was.
 
-    account: who is paid. Context manager: leaving it ends its policy enclave.
+    account: who is paid; keeper: its confidential contract. Context manager: leaving it ends its policy enclave.
     """
 
     def __init__(self, market: Market, folder: Path | str, account: Account) -> None:
@@ -81,9 +81,9 @@ class Provider:
         self._folder = Path(folder)
         made = {"authority": Ed25519PrivateKey.generate().private_bytes_raw().hex(), "key": secrets.token_hex(32)}
         private = json.loads(create_private(self._folder / _PRIVATE, json.dumps(made)))
-        self._authority = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(private["authority"]))
         self._key = bytes.fromhex(private["key"])
-        self._enclave: PolicyEnclave | None = None
+        authority = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(private["authority"]))
+        self.keeper = Keeper(market, self._folder, account, authority)
 
     @property
     def listing(self) -> Listing:
@@ -106,7 +106,7 @@ class Provider:
         policy = bytes.fromhex(policy_hash(code))
         dataset = encrypt_examples(self._folder / _CIPHERTEXT, images, labels, self._key, terms)
         market.store.put(dataset.path)
-        enclave = self._launched()
+        enclave = self.keeper.enclave
         address = "0x" + str(enclave.ask("address").fields["address"])
         described = (
             self.account.address, address, offer.price, market.now + offer.seconds, bytes.fromhex(dataset.digest),
@@ -125,10 +125,11 @@ class Provider:
             offer.noise_multiplier, offer.job_epsilon, terms.encode(),
         )  # fmt: skip
         state = enclave.ask("install", self._installation(listing, offer), key=self._key, code=code)
-        self._store(state)
+        self.keeper.store(state)
         created = (policy, address, bytes.fromhex(state.fields["commitment"]), salt)
         market.final(market.contracts.states.transact, "create", *created, sender=self.account)
-        self._confirm(enclave, listing)
+        self.keeper.instance = listing.instance
+        self.keeper.confirm()
         with atomic_path(self._folder / _LISTING) as temporary:
             temporary.write_text(json.dumps(asdict(listing) | {"terms": listing.terms.decode()}))
         market.listings[listing.digest] = listing
@@ -148,28 +149,19 @@ class Provider:
             return
         market.settle()  # who is asked about a job must see its deposit locked for good
         built, terms, epsilon = check_job(market, listing, request)
-        enclave = self._opened()
-        signature = self._approval(enclave, request)
+        self.keeper.open(listing.instance)
+        signature = self.keeper.approval(request.job)
         if signature is None:
-            with executor.connect(built.image) as session:
-                _check_session(session, market, terms)
-                nonce = secrets.token_bytes(32)
-                offer = session.request(Message("offer", arrays={"nonce": np.frombuffer(nonce, np.uint8)}))
-            public_key, quote = offer.arrays["public_key"].tobytes(), offer.arrays["quote"].tobytes()
-            accepted = QuotePolicy(measurements=frozenset({built.measurement}), root=market.root)
-            fresh = accepted.fresh(public_key, nonce, delivery_purpose(PURPOSE))
-            verify_quote(quote, fresh, executor.collateral)
+            public_key, nonce = _offered_key(executor, built, market, terms)
             progress("checked")
-            price = terms.prices[index]
-            self._write(f"offers/{request.job}", public_key)
-            state = self._propose(enclave, request, built.measurement, epsilon, price, public_key, nonce)
-            self._store(state)
+            self.keeper.write(f"offers/{request.job}", public_key)
+            state = self.keeper.propose(request, built.measurement, epsilon, terms.prices[index], public_key, nonce)
             progress("proposed")
-            self._commit(state, listing)
+            self.keeper.commit(state)
             progress("committed")
-            self._confirm(enclave, listing)
+            self.keeper.confirm()
             progress("confirmed")
-            signature = self._approval(enclave, request)
+            signature = self.keeper.approval(request.job)
             assert signature is not None
         self._allow(listing, built.measurement)
         statement = statement_of(request.grant.encode())
@@ -186,8 +178,9 @@ class Provider:
 
         Raises NotFinal before that or once something is revoked, RequestRefused where the enclave is another one.
         """
-        listing, enclave = self.listing, self._opened()
-        granted = self._statement(enclave, GRANTED, request.job)
+        listing = self.listing
+        enclave = self.keeper.open(listing.instance)
+        granted = self.keeper.statement(GRANTED, request.job)
         answer = enclave.ask("release", {"job": request.job, "granted": granted})
         public_key = (self._folder / "offers" / request.job).read_bytes()
         rows = executor.provision(request, listing, public_key, answer.arrays["sealed"].tobytes())
@@ -196,8 +189,8 @@ class Provider:
 
     def open_gate(self, request: JobRequest) -> bytes:
         """The gate key of a job that is paid, sealed to its consumer. Raises NotFinal before."""
-        enclave = self._opened()
-        completed = self._statement(enclave, COMPLETED, request.job)
+        enclave = self.keeper.open(self.listing.instance)
+        completed = self.keeper.statement(COMPLETED, request.job)
         return enclave.ask("gate", {"job": request.job, "completed": completed}).arrays["sealed"].tobytes()
 
     def revoke(self) -> None:
@@ -225,40 +218,13 @@ class Provider:
 
     def close(self) -> None:
         """End the policy enclave; it is launched again when it is needed."""
-        if self._enclave is not None:
-            self._enclave.close()
-            self._enclave = None
+        self.keeper.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _launched(self) -> PolicyEnclave:
-        if self._enclave is None:
-            state = StateStore(self._folder / "enclave")
-            self._enclave = PolicyEnclave(self._authority, state, self.market.root)
-        return self._enclave
-
-    def _opened(self) -> PolicyEnclave:
-        """The policy enclave, at the chain's newest final state."""
-        if self._enclave is not None:
-            return self._enclave
-        self.market.settle()
-        enclave, listing = self._launched(), self.listing
-        head = bytes(self.market.contracts.states.call("heads", bytes.fromhex(listing.instance), at="final")[3]).hex()
-        try:
-            sealed = (self._folder / "states" / f"{head}.sealed").read_bytes()
-        except FileNotFoundError as error:
-            self.close()
-            raise PolicyStateError(f"the chain's newest state {head[:16]}… is not on disk; bring a copy") from error
-        try:
-            enclave.ask("open", {"head": self._statement(enclave, HEAD, listing.instance)}, sealed=sealed)
-        except BaseException:
-            self.close()
-            raise
-        return enclave
 
     def _installation(self, listing: Listing, offer: Offer) -> dict[str, Any]:
         market = self.market
@@ -280,54 +246,6 @@ class Provider:
         words = (self.market.chain.chain_id, self.market.contracts.states.address, self.account.address, policy, salt)
         return bytes(keccak(abi_encode(["uint256", "address", "address", "bytes32", "bytes32"], words)))
 
-    def _statement(self, enclave: PolicyEnclave, what: str, subject: str) -> str:
-        return self.market.witness.statement(what, subject, enclave.challenge()).decode()
-
-    def _propose(
-        self,
-        enclave: PolicyEnclave,
-        request: JobRequest,
-        measurement: bytes,
-        epsilon: float,
-        price: int,
-        public_key: bytes,
-        nonce: bytes,
-    ) -> Message:
-        fields = {
-            "grant": request.grant.encode().decode(),
-            "head": self._statement(enclave, HEAD, self.listing.instance),
-            "measurement": measurement.hex(),
-            "credentials": list(request.credentials),
-            "revocations": list(request.revocations),
-            "epsilon": micro_epsilon(epsilon),
-            "price": str(price),
-        }
-        presented = {"subject": request.subject, "presentation": request.presentation}
-        return enclave.ask("propose", fields, public_key=public_key, nonce=nonce, **presented)
-
-    def _commit(self, state: Message, listing: Listing) -> None:
-        """Send a new state's commitment, signed by the policy enclave, and wait until it is final."""
-        market, fields = self.market, state.fields
-        head = [bytes.fromhex(fields[name]) for name in ("previous", "commitment", "output")]
-        states = market.contracts.states
-        digest = commitment_digest(
-            market.chain.chain_id, states.address[2:], listing.instance, fields["version"],
-            fields["previous"], fields["commitment"], fields["output"],
-        )  # fmt: skip
-        instance = bytes.fromhex(listing.instance)
-        signature = recoverable(state.arrays["signature"].tobytes(), digest, states.call("heads", instance)[1])
-        market.final(states.transact, "commit", instance, fields["version"], *head, signature, sender=self.account)
-
-    def _confirm(self, enclave: PolicyEnclave, listing: Listing) -> None:
-        enclave.ask("confirm", {"head": self._statement(enclave, HEAD, listing.instance)})
-
-    def _approval(self, enclave: PolicyEnclave, request: JobRequest) -> bytes | None:
-        """The policy enclave's signature for a job, or None where no final state grants it."""
-        try:
-            return enclave.ask("approval", {"job": request.job}).arrays["signature"].tobytes()
-        except NotFinal:
-            return None
-
     def _allow(self, listing: Listing, measurement: bytes) -> None:
         """Admit the verified enclave on the chain, once."""
         registry = self.market.contracts.registry
@@ -335,18 +253,18 @@ class Provider:
             allowed = (listing.number, measurement, True)
             self.market.final(registry.transact, "allow_measurement", *allowed, sender=self.account)
 
-    def _store(self, state: Message) -> None:
-        """Keep a sealed state by its commitment; before it is committed, or it could be lost."""
-        self._write(f"states/{state.fields['commitment']}.sealed", state.arrays["sealed"].tobytes())
 
-    def _write(self, name: str, data: bytes) -> None:
-        with atomic_path(self._folder / name) as temporary:
-            temporary.write_bytes(data)
-
-
-def _check_session(session: Session, market: Market, terms: JobTerms) -> None:
-    """Raise JobRefused unless the job's session is the account of the enclave at the other end."""
+def _offered_key(executor: Executor, built: BuiltContract, market: Market, terms: JobTerms) -> tuple[bytes, bytes]:
+    """(a key that the job's enclave offers, the nonce that its quote binds it to). Raises JobRefused where the job's
+    session is not the account of the enclave at the other end, AttestationError."""
+    nonce = secrets.token_bytes(32)
     asked = {"chain": market.chain.chain_id, "registry": market.contracts.attestation.address[2:].lower()}
-    address = session.request(Message("session", asked)).fields["address"]
+    with executor.connect(built.image) as session:
+        address = session.request(Message("session", asked)).fields["address"]
+        offer = session.request(Message("offer", arrays={"nonce": np.frombuffer(nonce, np.uint8)}))
     if "0x" + str(address) != terms.session.lower():
         raise JobRefused("the job's session belongs to another enclave than the one that asks for the key")
+    public_key, quote = offer.arrays["public_key"].tobytes(), offer.arrays["quote"].tobytes()
+    accepted = QuotePolicy(measurements=frozenset({built.measurement}), root=market.root)
+    verify_quote(quote, accepted.fresh(public_key, nonce, delivery_purpose(PURPOSE)), executor.collateral)
+    return public_key, nonce

@@ -6,12 +6,12 @@ Statistics  of each dataset, once: S = Σ v(x) ⊗ onehot(y), K × (F + 1), wher
 Mechanism   Gaussian on an integer grid, as in the training step: each example's row is rounded to multiples of 2⁻²⁰,
             summed exactly, and integer noise of standard deviation ν is added. Charged to each dataset's own budget as
             one full-batch Gaussian of multiplier ν / (1 + √(F + 1) · 2⁻²¹), before it is computed.
-Values      everything after that is post-processing and free: utility of a coalition = accuracy of the nearest class
-            mean, learned from the sum of its members' statistics, on what the others' statistics say; Shapley's value
-            over it (Shapley 1953; Ghorbani & Zou 2019, arXiv 1904.02868).
+Values      everything after that is post-processing and free: Shapley's value (Shapley 1953; Ghorbani & Zou 2019,
+            arXiv 1904.02868) over the utility of coalitions below.
 
-The utility needs no validation set: a coalition's class means are held against every provider's noisy class means,
-weighted by its noisy class counts. A provider of junk agrees with nobody, and nobody's junk is private data of others.
+The utility needs no validation set, and nobody vouches for itself: what a coalition says of the classes, each provider
+itself left out, is held against that provider's noisy class means. Junk agrees with nobody. What it does not notice:
+providers who conspire to send the same junk, and it appraises these statistics, not the model that is trained.
 """
 
 import math
@@ -63,8 +63,9 @@ def _rows(images: np.ndarray) -> np.ndarray:
     count, channels, height, width = views.shape
     rows, columns = min(GRID, height), min(GRID, width)
     cut = views[:, :, : height // rows * rows, : width // columns * columns].astype(np.float64)
-    fields = cut.reshape(count, channels, rows, height // rows, columns, width // columns).mean((3, 5))
-    vectors = np.concatenate([fields.reshape(count, -1), np.ones((count, 1))], 1)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        fields = cut.reshape(count, channels, rows, height // rows, columns, width // columns).mean((3, 5))
+    vectors: np.ndarray = np.concatenate([fields.reshape(count, -1), np.ones((count, 1))], 1)
     finite = np.isfinite(vectors).all(1)
     vectors = np.where(finite[:, None], np.clip(vectors, -1e6, 1e6), 0.0)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -81,17 +82,18 @@ def _integer_noise(deviation: float, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def utility(members: Sequence[int], statistics: Sequence[np.ndarray]) -> float:
-    """Of a coalition, from 0 to 1: how often its nearest class mean names the class of a provider's class mean,
-    weighted by that provider's noisy counts. The empty coalition guesses."""
+    """Of a coalition, from 0 to 1: how often the nearest class mean of its members names the class of a provider's
+    class mean, that provider left out, weighted by its noisy counts. Where no member is left they guess."""
     classes = statistics[0].shape[0]
-    if not members:
-        return 1 / classes
-    pooled = np.sum([statistics[member] for member in members], 0)
-    means, known = _means(pooled)
     right = whole = 0.0
-    for each in statistics:
+    for provider, each in enumerate(statistics):
         theirs, present = _means(each)
         weights = np.where(present, np.maximum(each[:, -1], 0), 0)
+        others = [statistics[member] for member in members if member != provider]
+        if not others:
+            right, whole = right + float(weights.sum()) / classes, whole + float(weights.sum())
+            continue
+        means, known = _means(np.sum(others, 0))
         distances = np.where(known[None, :], -(theirs @ means.T), np.inf)
         right += float(weights[np.argmin(distances, 1) == np.arange(classes)].sum())
         whole += float(weights.sum())

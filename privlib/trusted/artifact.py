@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.private_file import PrivateFile
 
 if TYPE_CHECKING:
@@ -123,12 +124,12 @@ def read(path: Path | str, guarded: bool = False) -> Artifact:
     folder = Path(path)
     try:
         text = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(text)
+        manifest = read_json(text)
     except FileNotFoundError:
         raise ArtifactError(
             f"{folder} is not an artifact: it has no {MANIFEST}; export one with CompiledModel.export(path)"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None

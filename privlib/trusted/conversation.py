@@ -6,29 +6,53 @@ A payload is a message's records (`privlib.trusted.records`), one after the othe
 import numpy as np
 
 from privlib.trusted.channel_errors import RecordFormatError
+from privlib.trusted.pages import new_memory
 from privlib.trusted.protocol import MAXIMUM_FRAME, MAXIMUM_HEAD, Buffer, Message, decode, encode
-from privlib.trusted.records import Opener, Sealer
+from privlib.trusted.records import Opener, Sealer, sealed_size
 from privlib.trusted.stream import MessageStream
 
 MAXIMUM_PAYLOAD = MAXIMUM_FRAME - MAXIMUM_HEAD  # of a message before it is sealed: records and a head fit beside it
 
 
 class _Payload:
-    """The transport of a MessageStream: one payload each way."""
+    """The transport of a stream of records: one payload in, and the room for one out."""
 
     def __init__(self) -> None:
-        self.written = bytearray()
-        self.left = memoryview(b"")
+        self.left = self.room = memoryview(b"")
 
-    def write(self, data: Buffer, /) -> int:
-        self.written += data
-        return len(data)
+    def take(self, size: int) -> memoryview:
+        """The next bytes of the payload, at most `size`."""
+        taken, self.left = self.left[:size], self.left[size:]
+        return taken
 
     def readinto(self, buffer: memoryview, /) -> int:
-        count = min(len(buffer), len(self.left))
-        buffer[:count] = self.left[:count]
-        self.left = self.left[count:]
-        return count
+        taken = self.take(len(buffer))
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def write(self, data: Buffer, /) -> int:
+        self.room[: len(data)] = data
+        self.room = self.room[len(data) :]
+        return len(data)
+
+
+class _InMemory(MessageStream):
+    """Records that lie in a payload are opened where they lie, and sealed to where they go: megabytes are not copied on
+    the way."""
+
+    def __init__(self, payload: _Payload, sealer: Sealer, opener: Opener) -> None:
+        super().__init__(payload, sealer, opener)
+        self._payload = payload
+
+    def _body(self, size: int) -> memoryview:
+        if len(self._payload.left) < size:
+            return super()._body(size)  # which says what is missing
+        return self._payload.take(size)
+
+    def _send_record(self, kind: int, data: Buffer, remaining: int) -> None:
+        size = self._sealer.seal_into(kind, data, remaining, self._payload.room)
+        self._payload.room = self._payload.room[size:]
+        self.sent_bytes += size
 
 
 class Conversation:
@@ -37,14 +61,14 @@ class Conversation:
 
     def __init__(self, sealer: Sealer, opener: Opener) -> None:
         self._payload = _Payload()
-        self._stream = MessageStream(self._payload, sealer, opener)
+        self._stream = _InMemory(self._payload, sealer, opener)
 
     def seal(self, message: Message) -> np.ndarray:
         """The records of a message, uint8. Raises LimitError for one that no frame holds."""
-        plain = b"".join(encode(message))
-        self._payload.written = bytearray()
-        self._stream.send(plain)
-        return np.frombuffer(self._payload.written, np.uint8)
+        parts = encode(message)
+        sealed = self._payload.room = new_memory(sealed_size(sum(map(len, parts))))
+        self._stream.send(*parts)
+        return np.frombuffer(sealed, np.uint8)
 
     def open(self, records: np.ndarray) -> Message:
         """The message in `records`, uint8 and contiguous."""

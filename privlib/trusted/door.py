@@ -21,7 +21,7 @@ from privlib.trusted.channel import Responder
 from privlib.trusted.conversation import Conversation
 from privlib.trusted.platform import Platform, identity_report_data
 from privlib.trusted.protocol import Message
-from privlib.trusted.requests import RequestError, array_of, bytes_in
+from privlib.trusted.requests import Answers, RequestError, array_of, bytes_in, takes
 
 MAXIMUM_CHANNELS = 64
 
@@ -36,7 +36,7 @@ class Service(Protocol):
 class Door:
     """Channels by number, and the service behind them."""
 
-    def __init__(self, service: Service, platform: Platform) -> None:
+    def __init__(self, service: Answers, platform: Platform) -> None:
         self._service, self._platform = service, platform
         self._begun: dict[int, Responder] = {}
         self._open: dict[int, tuple[Conversation, bytes | None]] = {}
@@ -45,14 +45,14 @@ class Door:
     def answer(self, message: Message) -> Message:
         """Raises PrivlibError, MemoryError: what is refused in the clear."""
         if message.kind == "quote":
-            _takes(message, set(), {"nonce"})
+            takes(message, set(), {"nonce"})
             quote = self._platform.quote(identity_report_data(bytes_in(message, "nonce", NONCE_BYTES)))
             return Message("result", arrays={"quote": array_of(quote)})
         if message.kind == "hello":
             return self._hello(message)
         if message.kind in ("finish", "record", "leave"):
             number = message.fields.get("channel")
-            _takes(message, {"channel"}, set() if message.kind == "leave" else {"data"})
+            takes(message, {"channel"}, set() if message.kind == "leave" else {"data"})
             if type(number) is not int or (number not in self._begun and number not in self._open):
                 raise RequestError(f"there is no channel {number!r}; open one")
             handle = {"finish": self._finish, "record": self._record, "leave": self._leave}[message.kind]
@@ -60,7 +60,7 @@ class Door:
         return self._service.answer(message, None)
 
     def _hello(self, message: Message) -> Message:
-        _takes(message, set(), {"data"})
+        takes(message, set(), {"data"})
         if len(self._begun) + len(self._open) >= MAXIMUM_CHANNELS:
             raise RequestError(f"{MAXIMUM_CHANNELS} channels are open; leave one")
         responder = Responder()
@@ -106,9 +106,3 @@ def refusal(error: PrivlibError | MemoryError) -> Message:
     """The answer to what was refused."""
     text = str(error) or "the request does not fit the memory that this enclave may use"
     return Message("error", {"type": type(error).__name__, "text": text})
-
-
-def _takes(message: Message, fields: set[str], arrays: set[str]) -> None:
-    if set(message.fields) != fields or set(message.arrays) != arrays:
-        wanted = ", ".join(sorted(fields | arrays))
-        raise RequestError(f"{message.kind} takes {wanted}, and all of it; look at what was sent")

@@ -22,6 +22,7 @@ from typing import Any
 
 from privlib.errors import PrivlibError
 from privlib.trusted import renyi
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.events import Event, EventError, merged, neighbouring_of
 from privlib.trusted.renyi import BoundError
 
@@ -189,7 +190,7 @@ def parse(name: object, data: bytes) -> Contents:
                 header = _header(record)
             else:
                 events += [Event.from_json(each) for each in record.get("counted", [record.get("event")])]
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise LedgerError(f"{name}, line {number}: damaged, or not a ledger ({error}); put back a copy") from error
         hashes.append(line[:64].decode())
     if header is None:
@@ -224,8 +225,8 @@ def _record(line: bytes, before: str) -> dict[str, Any] | None:
     """The record; None for a line that is no whole record; ValueError for a whole one that does not follow."""
     digest, _, text = line.partition(b" ")
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
+        record = read_json(text)
+    except ValueError:
         return None
     if not isinstance(record, dict):
         return None

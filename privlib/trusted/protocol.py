@@ -2,7 +2,8 @@
 
 frame     length u32, little-endian, then that many bytes; at most a limit that both ends know
 message   length u32 of the head; head, JSON in UTF-8: {"kind", "fields": {name: value}, "arrays": [[name, dtype,
-          shape]]}; the arrays' bytes, raw, little-endian, in this order, and nothing after them
+          shape]]}, and spaces, so that the first array begins at a multiple of 64 bytes; the arrays' bytes, raw,
+          little-endian, in this order, and nothing after them
 
 `Stream` moves frames; `privlib.trusted.conversation` encrypts messages that are carried in others.
 """
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from privlib.errors import PrivlibError
+from privlib.trusted.bounded_json import read_json
+from privlib.trusted.pages import new_memory
 
 MAXIMUM_FRAME = 64 << 20
 MAXIMUM_HEAD = 64 << 10
 DTYPES = ("float32", "float64", "int64", "uint8", "bool")
-_LENGTH = struct.Struct("<I")
+_LENGTH, _ALIGNMENT = struct.Struct("<I"), 64
 Buffer = bytes | bytearray | memoryview
 
 
@@ -85,9 +88,8 @@ class Stream:
         self.bytes_in += size
         return payload
 
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        rest = memoryview(data)
+    def _exactly(self, size: int) -> memoryview:
+        rest = data = new_memory(size)
         while rest:
             if self._incoming < 0:
                 raise ClosedError("this end is closed")
@@ -116,6 +118,7 @@ def encode(message: Message) -> list[Buffer]:
     arrays = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     listed = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     head = json.dumps({"kind": message.kind, "fields": dict(message.fields), "arrays": listed}).encode()
+    head += b" " * (-(_LENGTH.size + len(head)) % _ALIGNMENT)
     views = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
     return [_LENGTH.pack(len(head)), head, *views]
 
@@ -129,7 +132,7 @@ def decode(payload: Buffer) -> Message:
         raise ProtocolError(f"a head of {length} bytes is announced; the message has {len(payload)}")
     body = memoryview(payload)[_LENGTH.size :]
     try:
-        head = json.loads(bytes(body[:length]), parse_constant=_no_constant)
+        head = read_json(bytes(body[:length]), parse_constant=_no_constant)
         kind, fields, listed = head["kind"], head["fields"], head["arrays"]
         if len(head) != 3 or not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(listed, list)):
             raise ValueError("kind must be a text, fields an object, arrays a list, and nothing else there")
@@ -137,7 +140,7 @@ def decode(payload: Buffer) -> Message:
         rest = body[length:]
         for name, dtype, shape in listed:
             arrays[name], rest = _array(rest, name, dtype, shape, taken=arrays)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"the head is malformed: {error!r}") from None
     if len(rest):
         raise ProtocolError(f"{len(rest)} bytes follow the last array")

@@ -57,6 +57,11 @@ class Header:
     remaining: int
 
 
+def sealed_size(length: int) -> int:
+    """Bytes of the records of a message of `length` bytes."""
+    return length + max(-(-length // MAXIMUM_LENGTH), 1) * (HEADER_BYTES + TAG_BYTES)
+
+
 def read_header(data: Buffer) -> Header:
     """Raises RecordFormatError for anything but 24 bytes of a header."""
     if len(data) != HEADER_BYTES:

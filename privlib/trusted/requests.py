@@ -1,6 +1,7 @@
 """Requests to a worker, whatever it serves: their parts, and how they are dispatched."""
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -17,18 +18,31 @@ Handlers = Mapping[str, tuple[Handler, set[str], set[str]]]
 """kind → (what answers it, names of its fields, names of its arrays)."""
 
 
+class Answers(Protocol):
+    """The service behind a door."""
+
+    def answer(self, message: Message, client: bytes | None) -> Message:
+        """client: the identity that the sender has proven, or None. Raises PrivlibError, MemoryError."""
+
+
 def dispatch(handlers: Handlers, message: Message, client: bytes | None) -> Message:
     """The answer to a request that has exactly the parts it must have. Raises RequestError, and what handlers raise."""
     if message.kind not in handlers:
         raise RequestError(f"{message.kind[:40]!r} is no request; there are {', '.join(handlers)}")
     handle, fields, arrays = handlers[message.kind]
-    if set(message.fields) != fields or set(message.arrays) != arrays:
-        wanted = ", ".join(sorted(fields | arrays)) or "nothing"
-        raise RequestError(f"{message.kind} takes {wanted}, and all of it; look at what was sent")
+    takes(message, fields, arrays)
     return handle(message, client)
 
 
+def takes(message: Message, fields: set[str], arrays: set[str]) -> None:
+    """Raises RequestError for more or fewer parts than these."""
+    if set(message.fields) != fields or set(message.arrays) != arrays:
+        wanted = ", ".join(sorted(fields | arrays)) or "nothing"
+        raise RequestError(f"{message.kind} takes {wanted}, and all of it; look at what was sent")
+
+
 def array_of(data: bytes) -> np.ndarray:
+    """Bytes as an array of a message, uint8 (n,)."""
     return np.frombuffer(data, np.uint8)
 
 

@@ -5,10 +5,11 @@ buffering=0)`), so that an enclave behind a system-call filter needs read and wr
 the way out, and at most the first record is on the way in: records are deciphered into the message's final place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from privlib.trusted.channel_errors import ClosedError, LimitError, RecordFormatError, TruncationError
+from privlib.trusted.pages import new_memory
 from privlib.trusted.records import (
     CLOSE,
     DATA,
@@ -46,21 +47,16 @@ class MessageStream:
         self._closed = False
         self.sent_bytes = self.received_bytes = 0
 
-    def send(self, message: Buffer) -> None:
-        """Send one message (any size, also none). Raises ClosedError after `close`, LimitError."""
+    def send(self, *parts: Buffer) -> None:
+        """Send one message (any size, also none), made of `parts`. Raises ClosedError after `close`, LimitError."""
         if self._closed:
             raise ClosedError("this end has closed the channel")
-        view = memoryview(message)
-        data = view.cast("B") if view.nbytes else memoryview(b"")
-        position = 0
-        while True:
-            piece = data[position : position + MAXIMUM_LENGTH]
-            position += len(piece)
-            self._send_record(DATA, piece, len(data) - position)
-            if position == len(data):
-                return
+        remaining = sum(memoryview(part).nbytes for part in parts)
+        for piece in _pieces(parts, remaining):
+            remaining -= len(piece)
+            self._send_record(DATA, piece, remaining)
 
-    def receive(self, limit: int) -> bytearray:
+    def receive(self, limit: int) -> memoryview:
         """The next message.
 
         Raises LimitError for one longer than `limit` bytes, ClosedError when the peer has closed the channel in order,
@@ -89,16 +85,16 @@ class MessageStream:
             self._opener.close()
             raise
 
-    def _receive(self, limit: int) -> bytearray:
+    def _receive(self, limit: int) -> memoryview:
         raw, header = self._first_header(limit)
-        first = bytearray(header.length)
-        self._take(raw, header, memoryview(first))
+        first = memoryview(bytearray(header.length))
+        self._take(raw, header, first)
         if not header.remaining:
             return first
         # Only now is the size the peer's word and not a stranger's.
-        message = bytearray(header.length + header.remaining)
+        message = new_memory(header.length + header.remaining)
         message[: header.length] = first
-        self._continue(header, memoryview(message))
+        self._continue(header, message)
         return message
 
     def _receive_into(self, out: memoryview) -> int:
@@ -136,10 +132,14 @@ class MessageStream:
         return raw, header
 
     def _take(self, raw: bytearray, header: Header, out: memoryview) -> None:
-        body = self._in[: header.length + TAG_BYTES]
-        _read_into(self._transport, body)
+        body = self._body(header.length + TAG_BYTES)
         self._opener.open_into(header, raw, body, out)
         self.received_bytes += HEADER_BYTES + len(body)
+
+    def _body(self, size: int) -> memoryview:
+        body = self._in[:size]
+        _read_into(self._transport, body)
+        return body
 
     def _send_record(self, kind: int, data: Buffer, remaining: int) -> None:
         size = self._sealer.seal_into(kind, data, remaining, self._out)
@@ -149,6 +149,25 @@ class MessageStream:
             self._closed = True  # what the peer has got of this record is unknown: nothing can follow it
             raise
         self.sent_bytes += size
+
+
+def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:
+    """What each record of a message of `size` bytes holds; only a piece that lies in several parts is a copy."""
+    views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+    left = size
+    while True:
+        wanted, gathered = min(left, MAXIMUM_LENGTH), []
+        left -= wanted
+        while wanted:
+            taken = views[0][:wanted]
+            views[0] = views[0][len(taken) :]
+            if not views[0]:
+                views.pop(0)
+            gathered.append(taken)
+            wanted -= len(taken)
+        yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        if not left:
+            return
 
 
 def _read(transport: Transport, size: int) -> bytearray:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from privlib.errors import PrivlibError
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.ledger import Budget
 
 _IDENTITY_BYTES, _MAXIMUM_CONSUMERS = 32, 256
@@ -45,7 +46,8 @@ class Terms:
 
         if (self.policy is None) != (self.chain is None):
             raise TermsError("terms name a policy and its chain, or neither")
-        if self.policy is not None and (len(self.policy) != 64 or not set(self.policy) <= _HEXADECIMAL):
+        known = isinstance(self.policy, str) and len(self.policy) == 64 and set(self.policy) <= _HEXADECIMAL
+        if self.policy is not None and not known:
             raise TermsError("a policy is named by SHA-256, 64 hexadecimal digits")
         if self.chain is not None and (type(self.chain) is not int or not 0 < self.chain < 1 << 63):
             raise TermsError(f"a chain id is a whole number from 1, got {self.chain!r:.40}")
@@ -70,11 +72,11 @@ class Terms:
     def decode(data: bytes) -> "Terms":
         """TermsError for anything but what `encode` gives."""
         try:
-            value = json.loads(data)
+            value = read_json(data)
             consumers = value["consumers"]
             named = None if consumers is None else frozenset(bytes.fromhex(each) for each in consumers)
             terms = Terms(value["epsilon"], value["delta"], named, value.get("policy"), value.get("chain"))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TermsError(f"no terms of use: {error}") from None
         if terms.encode() != data:
             raise TermsError("no terms of use: not in canonical form")

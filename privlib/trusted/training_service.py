@@ -84,7 +84,8 @@ class TrainingService:
         self._issuer = ReleaseIssuer(platform)
         self._measurement = b""
         self._account = EnclaveAccount()
-        self._finished: set[str] = set()  # jobs that have begun, whatever became of them
+        self._begun: set[str] = set()  # jobs that have, whatever became of them
+        self._outputs: dict[str, Message] = {}
 
     @property
     def rows(self) -> dict[str, int]:
@@ -147,6 +148,10 @@ class TrainingService:
         chosen = {name: self._datasets[name] for name in request.datasets}
         if any(each.grant for each in chosen.values()):
             raise ConsentError("a dataset was given for one job of a market; have that job done")
+        if self._begun:
+            raise ConsentError(
+                "the parameters hold the result of a job, which is its consumer's; launch another enclave"
+            )
         if not all(each.terms.allow(client) for each in chosen.values()):
             raise ConsentError("a provider's terms do not name this client as a consumer; prove an identity of theirs")
         if not all(terms.allow(client) for terms in self._trained_on.values()):
@@ -162,9 +167,11 @@ class TrainingService:
     def job(self, job: str) -> Message:
         """Do a job that all its providers have given their data for, once.
 
-        The answer is its output, weights of the providers, and the signature of its completion. Raises ConsentError
-        before anything happens, and what `train` raises.
+        The answer is its output, weights of the providers, and the signature of its completion; the same bytes again
+        for a host that lost them. Raises ConsentError before anything happens, and what `train` raises.
         """
+        if job in self._outputs:
+            return self._outputs[job]
         found = {name: each for name, each in self._datasets.items() if each.grant}
         grants = {each.grant for each in found.values() if Grant.decode(each.grant).job == job}
         if len(grants) != 1:
@@ -174,11 +181,11 @@ class TrainingService:
         missing = [name for name in grant.datasets if name not in found or found[name].grant != text]
         if missing:
             raise ConsentError(f"not given for this job: {', '.join(missing)}; the job waits for all of its providers")
-        if job in self._finished or self._trained_on:
+        if job in self._begun or self._trained_on:
             raise ConsentError("this enclave has trained before; a job gets an enclave of its own, once")
         chosen = {name: found[name] for name in grant.datasets}
         request = TrainRequest(grant.datasets, grant.steps, grant.sample_rate, grant.physical_batches)
-        self._finished.add(job)
+        self._begun.add(job)
         release = self._train(chosen, request, grant.appraisal_noise)
         weights = self._weights(list(chosen.values()), grant.appraisal_noise)
         gates = {name: each.gate for name, each in chosen.items()}
@@ -186,7 +193,9 @@ class TrainingService:
         output = hashlib.sha256(file).digest()
         signed = completion_digest(grant.chain, grant.escrow, job, output, sealed_key, weights)
         arrays = {"file": file, "sealed_key": sealed_key, "signature": self._account.sign(signed)}
-        return Message("output", {"weights": weights}, {name: array_of(value) for name, value in arrays.items()})
+        signed_output = {name: array_of(value) for name, value in arrays.items()}
+        self._outputs[job] = Message("output", {"weights": weights}, signed_output)
+        return self._outputs[job]
 
     def _weights(self, datasets: list[_Dataset], noise_multiplier: float) -> list[int]:
         """By which a bonus is split among the datasets: their appraised values; zeros where none was granted."""

@@ -6,7 +6,6 @@ TVM's threads with a first run; read what is mapped; limit resources; close othe
 Only then does it take a message, so it has never held a secret in the open.
 """
 
-import json
 import os
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from privlib.trusted import artifact
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.door import Door
 from privlib.trusted.first_use import use_everything
 from privlib.trusted.host import Host
@@ -39,7 +39,7 @@ def main(folder: str, channel: tuple[int, int], mechanisms: dict[str, str]) -> N
     mechanisms: what the loader tried, as of `loader.leave_namespaces`; empty where the platform isolates by itself.
     """
     try:
-        configuration = json.loads(Path(folder, CONFIGURATION).read_text())
+        configuration = read_json(Path(folder, CONFIGURATION).read_bytes())
         process = OwnProcess() if mechanisms else None
         with threads_later():
             loaded = artifact.load(Path(folder, ARTIFACT), guarded=process is None)

@@ -18,7 +18,8 @@ import pytest
 from privlib.enclave.errors import LaunchError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.launcher import launch
-from privlib.enclave.platforms import GraminePlatform, gramine
+from privlib.enclave.platforms import gramine
+from privlib.enclave.platforms.gramine import GraminePlatform
 from privlib.enclave.signer import Signer
 from privlib.trusted import CompiledModel, load
 from privlib.trusted.platform import identity_report_data

@@ -127,7 +127,7 @@ def without_seccomp(image: EnclaveImage, signer: Signer, tmp_path_factory: pytes
     sources = clone(tmp_path_factory.mktemp("attack"))
     with open(sources / "privlib" / "trusted" / "service.py", "a") as file:
         file.write(TAKEN_OVER)
-    worker = sources / "privlib" / "trusted" / "worker.py"
+    worker = sources / "privlib" / "trusted" / "serving.py"
     text, wanted = worker.read_text(), "sandbox.seccomp(stream.incoming)"
     assert wanted in text
     worker.write_text(text.replace(wanted, "'left out by a test'"))

@@ -328,11 +328,25 @@ def test_an_svn_that_is_none_is_refused() -> None:
             keys(svn=svn)
 
 
-@given(st.one_of(st.binary(max_size=60), st.binary(min_size=40, max_size=40).map(lambda tail: b"PLR1" + tail)))
+REGISTERS = st.one_of(st.binary(max_size=60), st.binary(min_size=40, max_size=40).map(lambda tail: b"PLR1" + tail))
+
+
+@given(REGISTERS)
 @settings(max_examples=100, deadline=None)
 def test_a_hostile_register_file_is_read_whole_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
+    read_or_refused(tmp_path_factory, data)
+
+
+@pytest.mark.soak
+@given(REGISTERS)
+@settings(max_examples=100_000, deadline=None)
+def test_100_000_hostile_register_files(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    read_or_refused(tmp_path_factory, data)
+
+
+def read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "hostile-register"
     path.write_bytes(data)
     try:

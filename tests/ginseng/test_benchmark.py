@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ginseng
-from privlib.ginseng import lower, reported, rtl_area, studies
+from privlib.ginseng import lower, pictures, reported, rtl_area, studies
 from privlib.ginseng.errors import LoweringError
 from privlib.ginseng.memory.dram import DRAM
 from privlib.ginseng.rtl_flow import RtlError
@@ -41,7 +41,9 @@ def test_cycles_are_simulated_and_deterministic(metrics: dict[str, Any]) -> None
             metric = metrics[f"resnet32/{mode}/{quantity}"]
             assert (metric["kind"], metric["class"]) == ("simulated", "deterministic")
     measured = {metric["name"].split("/")[0] for metric in metrics.values() if metric["kind"] == "measured"}
-    assert measured == {"resnet32", "obligations", "small_cnn"}, "only times, proofs and accuracies are measured"
+    assert measured == {"resnet32", "obligations", "small_cnn_trained"}, (
+        "only times, proofs and accuracies are measured"
+    )
 
 
 def test_the_bars_are_met_and_every_attack_on_the_tec_is_stopped(metrics: dict[str, Any]) -> None:
@@ -53,7 +55,21 @@ def test_the_bars_are_met_and_every_attack_on_the_tec_is_stopped(metrics: dict[s
     assert all(value == 0 for name, value in stopped.items() if "/none/" in name)
     assert metrics["flip_every_burst/tec/detected"]["value"] == 100
     assert metrics["obligations/monitor/refuted"]["value"] == metrics["obligations/monitor/unknown"]["value"] == 0
-    assert metrics["small_cnn/tec/bit_exact_images"]["value"] == 2
+
+
+def test_a_trained_network_runs_on_the_attested_device_with_the_bits_of_the_unprotected_run(
+    metrics: dict[str, Any], data: dict[str, Any]
+) -> None:
+    sent, exact = (metrics[f"small_cnn_trained/device/{name}"]["value"] for name in ("images", "bit_exact_images"))
+    assert sent == exact == 2
+    right = [metrics[f"small_cnn_trained/{column}/test_accuracy"]["value"] for column in ("float32", "int8")]
+    assert abs(right[0] - right[1]) < 0.1
+    assert any("test images" in note for note in data["notes"])
+    (row,) = pictures.trained_networks(metrics)
+    assert row["same bits as unprotected"] == "2 of 2 images" and row["float32, right"] == f"{right[0]:.1%}"
+    assert row["CPU enclave, images/s (measured)"] == "not measured" and row["network"] == "Small CNN"
+    free, protected = (metrics[f"small_cnn_trained/{mode}/cycles"]["value"] for mode in ("none", "tec"))
+    assert free < protected < 1.02 * free
 
 
 def test_numbers_of_others_name_their_source(metrics: dict[str, Any]) -> None:

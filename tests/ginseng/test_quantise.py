@@ -98,12 +98,14 @@ def test_all_layers_are_there_and_residuals_are_joined(everything: tuple[nn.Modu
     assert sum(isinstance(layer, Conv) and layer.depthwise for layer in layers) == 1
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "vgg9", "mobilenet"])
-def test_the_suites_networks_are_imported_whole(name: models.Name) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm"), [("small_cnn", None), ("vgg9", None), ("mobilenet", "batch"), ("resnet32", "batch")]
+)
+def test_the_suites_networks_are_imported_whole(name: models.Name, norm: models.Norm | None) -> None:
     torch.manual_seed(0)
-    quantised = quantise(settled(models.build(name), 32), images(8, 32), name)
+    quantised = quantise(settled(models.build(name, norm=norm), 32), images(8, 32), name)
     weights = sum(array.size for pair in quantised.parameters.values() for array in pair)
-    assert weights == sum(p.numel() for p in models.fold_batch_norm(models.build(name)).parameters())
+    assert weights == sum(p.numel() for p in models.fold_batch_norm(models.build(name, norm=norm)).parameters())
     assert quantised.network.input_shape == (3, 32, 32)
     assert quantised.network.shapes[quantised.network.output] == (10, 1, 1)
 

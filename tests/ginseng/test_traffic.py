@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from privlib.ginseng import CycleReport, lower, simulate
+from privlib.ginseng import CycleReport, lower, simulate, studies
 from privlib.ginseng.errors import ProtectionError
 from privlib.ginseng.memory import blocks
 from privlib.ginseng.memory.cache import LineCache
@@ -16,7 +16,7 @@ NETWORKS = ("resnet18", "resnet32", "vgg9", "mobilenet")
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, CycleReport]]:
-    return {name: {mode: simulate(lower(name), mode) for mode in MODES} for name in NETWORKS}
+    return {name: studies.modes(lower(name)) for name in NETWORKS}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privlib.enclave.errors import RequestRefused
 from privlib.enclave.launcher import ALL_MECHANISMS
+from privlib.enclave.policy import QuotePolicy
 from privlib.enclave.state import StateStore
-from privlib.sterling import JobRequest, Rules
+from privlib.sterling import JobRequest, Offer, Rules
 from privlib.sterling.confidential import PolicyEnclave, policy_image
 from privlib.sterling.errors import (
     AlreadyGranted,
@@ -24,6 +25,7 @@ from privlib.sterling.errors import (
 )
 from privlib.sterling.provider import Provider
 from privlib.sterling.witness import FinalityWitness
+from privlib.trusted.credentials import present
 from privlib.trusted.finality import HEAD, Statement, signed_statement
 from privlib.trusted.protocol import Message
 from tests.sterling.world import World
@@ -43,21 +45,18 @@ def provider(world: World) -> Provider:
 
 
 def ready(provider: Provider) -> PolicyEnclave:
-    return provider._opened()
+    return provider.keeper.open(provider.listing.instance)
 
 
 def propose(provider: Provider, request: JobRequest, **changes: str) -> Message:
     """As `Provider.approve` does, for a made-up offer."""
     measurement = request.contract.build().measurement
-    state = provider._propose(ready(provider), request, measurement, 1.0, 10**18, b"\x09" + bytes(31), bytes(32))
-    provider._store(state)
-    return state
+    ready(provider)
+    return provider.keeper.propose(request, measurement, 1.0, 10**18, b"\x09" + bytes(31), bytes(32))
 
 
 def another(request: JobRequest, world: World, number: int) -> JobRequest:
     """A job that is on no chain: the policy enclave has not to know."""
-    from privlib.trusted.credentials import present
-
     grant = replace(request.grant, job=bytes([number] * 32).hex())
     return replace(request, grant=grant, presentation=present(world.consumer._identity, grant.encode()))
 
@@ -82,24 +81,24 @@ def test_a_decision_does_not_leave_before_its_state_is_final(provider: Provider,
         with pytest.raises(NotFinal, match="no final state grants this job"):
             enclave.ask("approval", {"job": request_.job})
     with pytest.raises(NotFinal, match="has not taken the new state yet"):
-        provider._confirm(enclave, provider.listing)
-    provider._commit(state, provider.listing)
-    provider._confirm(enclave, provider.listing)
+        provider.keeper.confirm()
+    provider.keeper.commit(state)
+    provider.keeper.confirm()
     assert len(enclave.ask("approval", {"job": request_.job}).arrays["signature"]) == 64
     with pytest.raises(NotFinal, match="not granted in a final block"):
-        provider._statement(enclave, "granted", request_.job)
+        provider.keeper.statement("granted", request_.job)
 
 
 def test_of_two_successors_the_chain_takes_one(world: World, provider: Provider, request_: JobRequest) -> None:
     """A host has two jobs decided on one state, and would have both."""
-    enclave, listing = ready(provider), provider.listing
+    enclave = ready(provider)
     first = propose(provider, another(request_, world, 1))
     second = propose(provider, another(request_, world, 2))
     assert first.fields["previous"] == second.fields["previous"]
-    provider._commit(first, listing)
+    provider.keeper.commit(first)
     with pytest.raises(SterlingError, match="not the newest"):
-        provider._commit(second, listing)
-    provider._confirm(enclave, listing)
+        provider.keeper.commit(second)
+    provider.keeper.confirm()
     assert len(enclave.ask("approval", {"job": "01" * 32}).arrays["signature"])
     with pytest.raises(NotFinal):
         enclave.ask("approval", {"job": "02" * 32})
@@ -109,13 +108,13 @@ def test_a_second_enclave_that_goes_on_elsewhere_is_left_behind(
     world: World, provider: Provider, request_: JobRequest, tmp_path: Path
 ) -> None:
     """A fork: two enclaves have the same state open, and each goes on. The one that comes second is refused."""
-    mine, listing = ready(provider), provider.listing
+    ready(provider)
     twin = Provider(world.market, provider._folder, provider.account)
     theirs = propose(twin, another(request_, world, 3))
     propose(provider, another(request_, world, 4))
-    twin._commit(theirs, listing)
+    twin.keeper.commit(theirs)
     with pytest.raises(StateForked, match="did not propose"):
-        provider._confirm(mine, listing)
+        provider.keeper.confirm()
     with pytest.raises(StateRolledBack, match="a newer state than this enclave"):
         propose(provider, another(request_, world, 5))
     twin.close()
@@ -125,21 +124,27 @@ def test_a_second_enclave_that_goes_on_elsewhere_is_left_behind(
 
 def test_an_older_state_is_refused(world: World, provider: Provider, request_: JobRequest, tmp_path: Path) -> None:
     """Rollback: the host keeps yesterday's state, with one job less in it, and starts an enclave on it."""
-    enclave, listing = ready(provider), provider.listing
+    ready(provider)
+    listing = provider.listing
     yesterday = provider._folder / "states" / f"{head(provider)}.sealed"
-    provider._commit(propose(provider, another(request_, world, 6)), listing)
-    provider._confirm(enclave, listing)
-    with PolicyEnclave(provider._authority, StateStore(tmp_path), world.market.root) as other:
+    provider.keeper.commit(propose(provider, another(request_, world, 6)))
+    provider.keeper.confirm()
+    with PolicyEnclave(provider.keeper._authority, StateStore(tmp_path), world.market.root) as other:
         with pytest.raises(StateRolledBack, match="not this one: an older state"):
-            statement = provider._statement(other, HEAD, listing.instance)
+            statement = stated(world, other, listing.instance)
             other.ask("open", {"head": statement}, sealed=yesterday.read_bytes())
         altered = bytearray((provider._folder / "states" / f"{head(provider)}.sealed").read_bytes())
         altered[-1] ^= 1
         with pytest.raises(PolicyStateError, match="altered since"):
-            statement = provider._statement(other, HEAD, listing.instance)
+            statement = stated(world, other, listing.instance)
             other.ask("open", {"head": statement}, sealed=bytes(altered))
         with pytest.raises(NotFinal, match="no state is open"):
             other.ask("approval", {"job": "06" * 32})
+
+
+def stated(world: World, enclave: PolicyEnclave, instance: str) -> str:
+    """What the witness tells another enclave than the keeper's."""
+    return world.market.witness.statement(HEAD, instance, enclave.challenge()).decode()
 
 
 def head(provider: Provider) -> str:
@@ -150,7 +155,7 @@ def head(provider: Provider) -> str:
 def test_a_statement_serves_once(provider: Provider) -> None:
     """Replay: what was final an hour ago is not what is final now."""
     enclave = ready(provider)
-    old = provider._statement(enclave, HEAD, provider.listing.instance)
+    old = provider.keeper.statement(HEAD, provider.listing.instance)
     for _ in range(2):
         with pytest.raises(NotFinal, match="not taken the new state"):
             enclave.ask("confirm", {"head": old})
@@ -159,7 +164,7 @@ def test_a_statement_serves_once(provider: Provider) -> None:
             enclave.ask("confirm", {"head": old})
         with pytest.raises(RequestRefused, match="ask for a challenge first"):
             enclave.ask("confirm", {"head": old})
-        old = provider._statement(enclave, HEAD, provider.listing.instance)
+        old = provider.keeper.statement(HEAD, provider.listing.instance)
 
 
 def test_only_the_witnesses_say_what_is_final(world: World, provider: Provider) -> None:
@@ -168,7 +173,7 @@ def test_only_the_witnesses_say_what_is_final(world: World, provider: Provider) 
     stranger = FinalityWitness(world.market.chain, world.market.contracts)
     with pytest.raises(NotFinal, match="0 witnesses signed"):
         enclave.ask("confirm", {"head": stranger.statement(HEAD, listing.instance, enclave.challenge()).decode()})
-    genuine = json.loads(provider._statement(enclave, HEAD, listing.instance))
+    genuine = json.loads(provider.keeper.statement(HEAD, listing.instance))
     changed = Statement(**genuine["statement"] | {"value": "ab" * 32})
     with pytest.raises(NotFinal, match="0 witnesses signed"):
         enclave.ask("confirm", {"head": signed_statement(changed, genuine["signatures"]).decode()})
@@ -184,25 +189,16 @@ def test_only_the_provider_says_what_was_verified(world: World, provider: Provid
     """A host that reaches the enclave through a channel of its own has nothing decided."""
     genuine = ready(provider)
     session = genuine._session
-    policy = provider.listing.policy_hash
-    assert policy
-    from privlib.enclave.policy import QuotePolicy
-
     accepted = QuotePolicy(measurements=frozenset({policy_image().measurement}), root=world.market.root)
     genuine._session = genuine._enclave.connect(accepted, identity=Ed25519PrivateKey.generate())
     try:
         with pytest.raises(RequestRefused, match="only the provider"):
             propose(provider, request_)
         with pytest.raises(RequestRefused, match="installs once"):
-            genuine.ask("install", provider._installation(provider.listing, offer()), key=bytes(32), code=b"")
+            again = provider._installation(provider.listing, Offer(epsilon=1.0))
+            genuine.ask("install", again, key=bytes(32), code=b"")
     finally:
         genuine._session = session
-
-
-def offer():  # type: ignore[no-untyped-def]
-    from privlib.sterling import Offer
-
-    return Offer(epsilon=1.0)
 
 
 def test_the_host_s_copy_of_the_state_tells_nothing(provider: Provider) -> None:

@@ -86,7 +86,7 @@ def test_what_a_reorganisation_undoes_is_done_again_and_nothing_has_left_before(
 ) -> None:
     """Every transaction of the protocol is undone once, just before it would be final."""
     chain = world.market.chain
-    finalise, undone = chain.finalise, []
+    finalise, undone = chain.finalise, list[bytes]()
 
     def another_branch(receipt: Receipt, *arguments: object) -> object:
         if receipt.transaction not in undone and len(undone) < 40:

@@ -1,22 +1,32 @@
 """The four steps of the market, from upload to a certified model, and what each party refuses on the way."""
 
+import os
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from privlib import sterling
+from privlib.compiler import DPSGD, SGD
+from privlib.enclave.datasets import EncryptedDataset, encrypt_examples
+from privlib.enclave.errors import RequestRefused
 from privlib.sterling import AnvilChain, Consumer, EmbeddedChain, JobState, Rules
 from privlib.sterling.chain import Chain
 from privlib.sterling.chain.errors import NodeError
 from privlib.sterling.checks import check_job
 from privlib.sterling.contracts.budget import jobs_admitted, words
-from privlib.sterling.contracts.terms import Terms
+from privlib.sterling.contracts.terms import LogKind, Terms
+from privlib.sterling.contracts.transparency import ProofError
 from privlib.sterling.errors import CredentialRefused, JobError, JobRefused, NotFinal, OutputError, PolicyRefused
 from privlib.sterling.request import JobRequest
 from privlib.trusted import renyi
-from tests.sterling.world import ETHER, World, contract
+from privlib.trusted import terms as trusted
+from privlib.trusted.epoch import TrainRequest
+from tests.sterling.world import ETHER, World, contract, examples
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,15 @@ def test_from_upload_to_a_certified_model(kind: str, tmp_path: Path) -> None:
         accounts = [*(provider.account for provider in world.providers), world.executor.account]
         assert sum(world.market.withdraw(account) for account in accounts) == deposit
         assert chain.balance(world.market.contracts.escrow.address) == 0
+        logged = {(entry.kind, entry.digest) for entry in delivery.logged}
+        policy = bytes.fromhex(world.providers[0].listing.policy_hash)
+        assert logged == {
+            (LogKind.PROGRAM, built.program_digest), (LogKind.MEASUREMENT, built.measurement), (LogKind.POLICY, policy)
+        }  # fmt: skip
+        for entry in delivery.logged:
+            assert entry.root == world.market.contracts.log.call("root")
+            with pytest.raises(ProofError):
+                replace(entry, digest=bytes(32)).check()
         names = {event.name for event in world.providers[0].audit()}
         assert {"Approved", "Charged", "Created", "Committed"} <= names
         world.close()
@@ -97,6 +116,20 @@ def test_the_result_opens_for_nobody_before_the_payment_is_final(world: World, m
     monkeypatch.undo()
     world.executor.run(request)
     assert world.consumer.receive(request, world.providers, world.executor.collateral).verified.updates == 2
+
+
+def test_an_executor_cannot_train_on_to_get_at_the_model(world: World, tmp_path: Path) -> None:
+    """With a dataset of its own, whose terms forbid nothing, its enclave would give it the parameters."""
+    request = world.request()
+    world.complete(request)
+    key = bytes(range(32))
+    own = encrypt_examples(tmp_path / "own", *examples(40, 9), key, trusted.Terms(None))
+    with world.executor.connect(request.contract.build().image) as session:
+        session.provision(key, own)
+        with pytest.raises(RequestRefused, match="hold the result of a job"):
+            session.train(TrainRequest((own.digest,), 1, 0.2, 8))
+        with pytest.raises(RequestRefused, match="given for one job of a market"):
+            session.train(TrainRequest(request.grant.datasets, 1, 0.2, 8))
 
 
 def test_another_consumer_opens_nothing(world: World, tmp_path: Path) -> None:
@@ -191,7 +224,7 @@ def test_the_policy_refuses_claims_that_it_does_not_name(name: str, world: World
     claims, reason = CLAIMED[name]
     before = world.charged()
     with pytest.raises(PolicyRefused, match=f"the policy refuses: {reason}"):
-        world.approve(world.request(bid=world.bid, **claims))
+        world.approve(world.request(None, None, 0, world.bid, **claims))
     assert world.charged() == before
 
 
@@ -233,6 +266,38 @@ def test_two_consumers_and_two_months_share_one_budget(tmp_path: Path) -> None:
             escrow.transact("approve", terms, 0, bytes(32), b"", sender=stranger)
     assert world.charged() == spent
     world.close()
+
+
+def test_data_of_the_market_come_with_a_grant_and_no_other_way(world: World, tmp_path: Path) -> None:
+    """Neither the provider itself nor whoever has a key gets a policy's data into an enclave without the policy."""
+    provider, built = world.providers[0], contract().build()
+    policy_terms = trusted.Terms.decode(provider.listing.terms)
+    path = world.market.store.save(provider.listing.digest, tmp_path / "data")
+    refused = pytest.raises(RequestRefused, match="if and only if its terms name a policy")
+    with world.executor.connect(built.image) as session, refused:
+        session.provision(provider._key, EncryptedDataset.at(path, policy_terms))
+
+
+def test_the_workflow_in_the_package_s_text_works(tmp_path: Path) -> None:
+    """Its twenty lines, as they stand there, on small data."""
+    text = (sterling.__doc__ or "").split("The whole of it:")[1].split("Several providers")[0]
+    assert 18 <= len([line for line in text.splitlines() if line.strip()]) <= 30
+    names = {name: getattr(sterling, name) for name in sterling.__all__}
+    images = np.random.default_rng(0).standard_normal((60, 3, 32, 32)).astype(np.float32)
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(192, 10))
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        values = {"images": images, "labels": np.arange(60) % 10, "model": model, "SGD": SGD, "DPSGD": DPSGD}
+        namespace = names | values
+        exec(textwrap.dedent(text), namespace)
+    finally:
+        os.chdir(here)
+    market, request = namespace["market"], namespace["request"]
+    assert market.state(request.job) is JobState.COMPLETED
+    assert namespace["delivery"].verified.updates == 100
+    namespace["hospital"].close()
+    namespace["executor"].close()
 
 
 def test_terms_of_a_job_are_what_its_request_said(world: World, asked: JobRequest) -> None:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class World:
     def restart_providers(self) -> None:
         """They die, with their enclaves, and come back."""
         for number, provider in enumerate(self.providers):
-            kill(provider._enclave and provider._enclave._enclave)
+            kill(provider.keeper._enclave and provider.keeper._enclave._enclave)
             name = self._named[number]
             self.providers[number] = Provider(self.market, self.folder / name, self._accounts[name])
 
@@ -141,17 +142,17 @@ class World:
         return bool(self.market.contracts.escrow.call("credit", self.consumer.account.address) == deposit)
 
     def close(self) -> None:
-        for party in (*self.providers, self.executor):
-            party.close()
+        self.executor.close()
+        for provider in self.providers:
+            provider.close()
 
 
-def kill(enclave: object) -> None:
+def kill(enclave: Any) -> None:
     """End an enclave's process as a crash would."""
     if enclave is None:
         return
-    pid = enclave._process.pid  # type: ignore[attr-defined]  # of the simulated platform
-    os.kill(pid, signal.SIGKILL)
-    enclave.close()  # type: ignore[attr-defined]
+    os.kill(enclave._process.pid, signal.SIGKILL)  # of the simulated platform
+    enclave.close()
 
 
 def outputs(world: World, known: Sequence[str] = ()) -> list[str]:

@@ -95,11 +95,10 @@ def test_the_runtime_alone_runs_it(compiled: CompiledModel, folder: Path, images
 
 CHILD = """
 import sys
-from torch import nn
 from privlib.trusted import load
 load(sys.argv[1])
-from privlib.compiler import compile_inference
-print(compile_inference(nn.Linear(5, 3), 2, (5,)).output_shape)
+import tvm
+print("libtvm_compiler" in open("/proc/self/maps").read(), hasattr(tvm, "compile"))
 """
 
 
@@ -110,7 +109,7 @@ def test_loading_keeps_neither_a_process_nor_its_children_from_compiling(folder:
     environment = {**os.environ, "PYTHONPATH": str(Path(privlib.__file__).parents[1])}
     arguments = [sys.executable, "-c", CHILD, str(folder)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.stdout == "(3,)\n", done.stderr
+    assert done.stdout == "True True\n", done.stderr
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,14 +1,16 @@
 """Huge pages: what is new gets them, what was there before does not, and nothing changes in either."""
 
 import mmap
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from privlib.trusted import pages
-from privlib.trusted.pages import HUGE_PAGE, NewMemory
+from privlib.trusted.pages import HUGE_PAGE, NewMemory, new_memory
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -53,5 +55,38 @@ def test_ranges_lose_what_was_there_before() -> None:
 
 
 def test_a_system_that_does_not_tell_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_mapped", list)
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(pages.os, "open", refused)
     NewMemory().use_huge_pages()
+
+
+def test_nothing_is_opened_after_the_beginning_and_nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker, which has closed itself in before its model first runs."""
+    before = set(os.listdir("/proc/self/fd"))
+    memory, unused = NewMemory(), NewMemory()
+    new = fresh(4 * HUGE_PAGE)
+    asked: list[int] = []
+    advised = SimpleNamespace(madvise=lambda start, size, advice: asked.append(start.value))
+    with monkeypatch.context() as patch:
+        patch.setattr(pages.os, "open", lambda *_: pytest.fail("a worker opens nothing more"))
+        patch.setattr(pages.ctypes, "CDLL", lambda _: advised)
+        memory.use_huge_pages()
+        assert any(new.ctypes.data <= start < new.ctypes.data + new.nbytes for start in asked)
+        memory.use_huge_pages()
+    del unused
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [0, 1, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5])
+def test_memory_for_messages_is_zeroed_and_of_its_size(size: int) -> None:
+    memory = new_memory(size)
+    assert memory.nbytes == size and not memory.readonly
+    assert bytes(memory) == bytes(size)
+    memory[size // 2 : size // 2 + 1] = b"x"[: min(size, 1)]
+
+
+def test_memory_that_is_not_there_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match="no room for"):
+        new_memory(1 << 60)

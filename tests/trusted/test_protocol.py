@@ -66,7 +66,7 @@ def damaged(data: bytes, where: int, how: int) -> bytes:
 
 
 @given(messages, st.integers(0, 1 << 30), st.integers(0, 1 << 30), st.integers(1, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_damaged_message_is_read_or_refused(message: Message, where: int, how: int, times: int) -> None:
     data = b"".join(bytes(part) for part in encode(message))
     for turn in range(times):

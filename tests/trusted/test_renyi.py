@@ -43,9 +43,10 @@ def test_every_order_is_at_least_dp_accountings() -> None:
         assert (renyi.rdp([event(noise, rate, steps)]) >= reference * (1 - 1e-12)).all()
 
 
-def test_it_is_never_below_for_random_settings() -> None:
+@pytest.mark.parametrize("count", [15, pytest.param(600, marks=pytest.mark.soak)])
+def test_it_is_never_below_for_random_settings(count: int) -> None:
     random = np.random.default_rng(5)
-    for _ in range(60):
+    for _ in range(count):
         noise, rate = 10 ** random.uniform(-0.5, 1.5), 10 ** random.uniform(-4, -0.01)
         steps, delta = int(10 ** random.uniform(0, 4)), 10 ** random.uniform(-9, -1)
         reference = Accountant("rdp").compose(noise, rate, steps).epsilon(delta)

@@ -15,8 +15,9 @@ KEYS = frozenset({bytes(32), bytes(31) + b"1"})
 
 
 @pytest.mark.parametrize(
-    "terms", [Terms(1.0), Terms(None), Terms(3, 1e-6), Terms(0.5, 0.1, KEYS), Terms(1.0, 0.1, frozenset())]
-)
+    "terms", [Terms(1.0), Terms(None), Terms(3, 1e-6), Terms(0.5, 0.1, KEYS), Terms(1.0, 0.1, frozenset()),
+              Terms(1.0, 0.1, KEYS, "ab" * 32, 31337)]
+)  # fmt: skip
 def test_they_come_back(terms: Terms) -> None:
     assert Terms.decode(terms.encode()) == terms
 
@@ -31,7 +32,9 @@ def test_they_say_budget_and_consumers() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [(0.0,), (-1.0,), (float("inf"),), (float("nan"),), (True,), ("1",), (1.0, 0.0), (1.0, 1.0), (None, 2.0),
-     (1.0, 0.1, frozenset({b"short"})), (1.0, 0.1, MANY)],
+     (1.0, 0.1, frozenset({b"short"})), (1.0, 0.1, MANY), (1.0, 0.1, None, "ab" * 32), (1.0, 0.1, None, None, 1),
+     (1.0, 0.1, None, "short", 1),
+     (1.0, 0.1, None, 5, 1), (1.0, 0.1, None, "ab" * 32, 0), (1.0, 0.1, None, "ab" * 32, True)],
 )  # fmt: skip
 def test_senseless_terms_are_refused(arguments: Any) -> None:
     with pytest.raises(TermsError):
@@ -53,6 +56,17 @@ def test_another_text_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=60), st.integers(0, len(GOOD)), st.integers(0, 4))
 @settings(max_examples=200, deadline=None)
 def test_hostile_texts_are_read_whole_or_refused(put: bytes, at: int, cut: int) -> None:
+    hostile(put, at, cut)
+
+
+@pytest.mark.soak
+@given(st.binary(max_size=60), st.integers(0, len(GOOD)), st.integers(0, 4))
+@settings(max_examples=100_000, deadline=None)
+def test_100_000_hostile_texts_are_read_whole_or_refused(put: bytes, at: int, cut: int) -> None:
+    hostile(put, at, cut)
+
+
+def hostile(put: bytes, at: int, cut: int) -> None:
     data = GOOD[:at] + put + GOOD[at + cut :]
     with contextlib.suppress(TermsError):
         assert Terms.decode(data).encode() == data

@@ -1,13 +1,22 @@
-"""What a platform has to offer, and the table of platforms by name."""
+"""What a platform has to offer, and how one is found by its name.
 
+A distribution names its platforms by entry points of the group `privlib.platforms`: name = a class or function without
+arguments that gives a Platform. Nothing here imports one before it is asked for.
+"""
+
+import select
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from privlib.enclave.errors import PlatformError
+from privlib.enclave.errors import LaunchTimeout, PlatformError
 from privlib.enclave.image import EnclaveImage
-from privlib.trusted.protocol import Stream
+from privlib.trusted.protocol import Message, Stream, decode
 from privlib.trusted.sealing import SealingKeys
+
+SILENCE_SECONDS = 300.0
+"""How long a worker may take from its start to its first word; PyTorch under Gramine takes about a minute."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +95,46 @@ class Platform(Protocol):
         """Load, start, and wait until the worker is ready. Raises LaunchError, MechanismError, ImageError."""
 
 
+def first_word(stream: Stream) -> Message:
+    """The first message of a worker that was started. Raises LaunchTimeout after SILENCE_SECONDS, ClosedError where it
+    ends, ProtocolError."""
+    waiting = select.poll()
+    waiting.register(stream.incoming, select.POLLIN)
+    if not waiting.poll(1000 * SILENCE_SECONDS):
+        raise LaunchTimeout(
+            f"the worker has said nothing for {SILENCE_SECONDS:g} s; look at the machine's load, memory and entropy"
+        )
+    return decode(stream.receive())
+
+
+GROUP = "privlib.platforms"
 _PLATFORMS: dict[str, Callable[[], Platform]] = {}
 
 
 def register_platform(name: str, make: Callable[[], Platform]) -> None:
-    """Make a platform known to `launch` by a name. Raises PlatformError where the name is taken."""
-    if name in _PLATFORMS:
+    """Make a platform known to `launch` by a name, in this process. Raises PlatformError where the name is taken."""
+    if name in _PLATFORMS or name in _installed():
         raise PlatformError(f"there is a platform {name!r} already; choose another name")
     _PLATFORMS[name] = make
 
 
 def platform_named(name: str) -> Platform:
     """The platform of this name. Raises PlatformError where there is none, or it cannot be used here."""
-    if name not in _PLATFORMS:
-        raise PlatformError(f"there is no platform {name!r}; there are {', '.join(sorted(_PLATFORMS))}")
-    platform = _PLATFORMS[name]()
+    installed = _installed()
+    if name in _PLATFORMS:
+        platform = _PLATFORMS[name]()
+    elif name in installed:
+        try:
+            platform = installed[name].load()()
+        except ImportError as error:
+            raise PlatformError(f"platform {name!r} cannot be used here: {error}") from error
+    else:
+        known = ", ".join(sorted({*_PLATFORMS, *installed})) or "none: install privlib again (pip install -e .)"
+        raise PlatformError(f"there is no platform {name!r}; there are {known}")
     if reason := platform.missing():
         raise PlatformError(f"platform {name!r} cannot be used here: {reason}")
     return platform
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}

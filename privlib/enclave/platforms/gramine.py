@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from privlib.enclave.errors import LaunchError
+from privlib.enclave.errors import LaunchError, LaunchTimeout
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.inventory import HOST, LOADER, File
-from privlib.enclave.platforms.base import LaunchReport
+from privlib.enclave.platforms.base import LaunchReport, first_word
 from privlib.enclave.signer import Signer
 from privlib.files import atomic_path
 from privlib.trusted.loader import SYSTEM
-from privlib.trusted.protocol import ClosedError, Stream, decode
+from privlib.trusted.protocol import ClosedError, Stream
 from privlib.trusted.sealing import SealingKeys
 
 NAME = "privlib"
@@ -91,10 +91,13 @@ class GramineProcess:
         self._pipes = (self._process.stdout, self._process.stdin)
         self.transport = Stream(self._pipes[0].fileno(), self._pipes[1].fileno())
         try:
-            ready = decode(self.transport.receive())
+            ready = first_word(self.transport)
         except ClosedError:
             self.stop()
             raise LaunchError(f"the worker ended before it was ready: {self.death()}") from None
+        except LaunchTimeout:
+            self.stop()
+            raise
         if ready.kind != "ready":
             self.stop()
             raise LaunchError(f"the worker began with a message {ready.kind!r}; its image is for another version")

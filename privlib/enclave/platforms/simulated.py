@@ -21,12 +21,12 @@ from typing import IO
 from privlib.enclave.errors import ImageError, LaunchError, MechanismError
 from privlib.enclave.image import EnclaveImage
 from privlib.enclave.inventory import HOST, LOADER, File
-from privlib.enclave.platforms.base import LaunchReport, MappedFile
+from privlib.enclave.platforms.base import LaunchReport, MappedFile, first_word
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.enclave.simulated_sealing import SimulatedPlatformSecret
 from privlib.trusted import loader
 from privlib.trusted.private_file import SEALS
-from privlib.trusted.protocol import ClosedError, Message, Stream, decode
+from privlib.trusted.protocol import ClosedError, Message, Stream
 from privlib.trusted.sealing import SealingKeys
 from privlib.trusted.serving import CRASHED
 
@@ -122,7 +122,7 @@ class SimulatedProcess:
     def wait_until_ready(self, platform: str, require: Sequence[str], started: float) -> None:
         """Take the worker's first message and hold it against the image and what is required."""
         try:
-            ready = decode(self.transport.receive())
+            ready = first_word(self.transport)
         except ClosedError:
             raise LaunchError(f"the worker ended before it was ready: {self.death()}{self._said()}") from None
         if ready.kind != "ready":

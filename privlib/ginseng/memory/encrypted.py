@@ -13,6 +13,7 @@ chip's. The chip only ever sees data whose tag it has checked (`check="before_us
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
+from mmap import mmap
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -38,7 +39,7 @@ class ExternalDram:
         self.regions = sorted(program.regions.values(), key=lambda region: region.base)
         self._bases = [region.base for region in self.regions]
         self.data_end = -(-max(region.end for region in self.regions) // ALIGNMENT) * ALIGNMENT
-        self.dram = bytearray(self.data_end)
+        self.dram: bytearray | mmap = bytearray(self.data_end)
         self._observer = observer
         self._versions: Counter[str] = Counter()
 
@@ -49,6 +50,15 @@ class ExternalDram:
                 f"tensor {region.name!r} has used its {LAST_VERSION} versions; load the model under a new key"
             )
         self._versions[region.name] += 1
+
+    def version(self, region: Region) -> int:
+        """How many versions of a tensor have begun."""
+        return self._versions[region.name]
+
+    def move(self, elsewhere: mmap) -> None:
+        """Go on in memory of the same size that others map too."""
+        elsewhere[:] = bytes(self.dram)
+        self.dram = elsewhere
 
     def read(self, start: int, end: int) -> bytes:
         return self._bus_read(start, end)
@@ -65,6 +75,10 @@ class ExternalDram:
     def tag_span(self, address: int) -> tuple[int, int] | None:
         """Where in `dram` the tag (or MAC) lies that vouches for the data byte at `address`; None without tags."""
         return None
+
+    def _grow(self, size: int) -> None:
+        """More room, for metadata behind the data."""
+        self.dram = bytearray(self.dram) + bytes(size)
 
     def _region(self, start: int, end: int) -> Region:
         region = self.regions[bisect_right(self._bases, start) - 1]
@@ -128,7 +142,7 @@ class TaggedDram(ExternalDram):
         self.partition, self._partial = partition, partial_writes
         self.slots = authentication.tag_slots(program.regions, partition)
         tags = max(self.slots[region.name] + partition[region.name].count for region in self.regions)
-        self.dram.extend(bytes(tags * TAG_BYTES))
+        self._grow(tags * TAG_BYTES)
         self._next: Counter[str] = Counter()
         self._written: dict[str, Counter[int]] = {region.name: Counter() for region in self.regions}
 

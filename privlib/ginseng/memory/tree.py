@@ -31,12 +31,12 @@ class TreeDram(ExternalDram):
         self._encryption, self._authentication = (self._derive(key, label) for label in (b"encrypt", b"authenticate"))
         lines = self.data_end // LINE_BYTES
         self._macs = len(self.dram)
-        self.dram.extend(bytes(lines * MAC_BYTES))
+        self._grow(lines * MAC_BYTES)
         self._levels: list[int] = []
         count = -(-lines // MEE_ARITY)
         while True:
             self._levels.append(len(self.dram))
-            self.dram.extend(bytes(count * LINE_BYTES))
+            self._grow(count * LINE_BYTES)
             if count == 1:
                 break
             count = -(-count // MEE_ARITY)

@@ -80,6 +80,13 @@ TRUSTED_PARTS: tuple[TrustedPart, ...] = (
         "are the same for other images and weights",
         "tests/ginseng/test_attacks.py",
     ),
+    TrustedPart(
+        "device: boot, key derivation, channel, quotes",
+        "",
+        "",
+        "measures exactly the modules it loads; wrong images, keys, old versions and altered memory are refused",
+        "tests/ginseng/test_device.py, test_device_parts.py",
+    ),
     TrustedPart("synthesis, boot ROM, DMA engine, power and probing attacks", "", "", "", "outside the model"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,14 @@ def decryption() -> list[Vector]:
 def _complete(vectors: list[Vector]) -> list[Vector]:
     assert len(vectors) == 2625 and sum(len(vector.tag) == 16 for vector in vectors) == 375
     return vectors
+
+
+def sample(vectors: Sequence[Vector]) -> list[Vector]:
+    """The first vector of every class: lengths of text, associated data and tag, and whether it must fail."""
+    classes: defaultdict[tuple[int, int, int, bool], list[Vector]] = defaultdict(list)
+    for v in vectors:
+        classes[len(v.ciphertext), len(v.aad), len(v.tag), v.plaintext is None].append(v)
+    return [members[0] for members in classes.values()]
 
 
 def encryption_jobs(vectors: Sequence[Vector]) -> list[Job]:

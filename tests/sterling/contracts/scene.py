@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
 from privlib.enclave.simulated_root import SimulatedRoot
 from privlib.sterling.chain import Account, Chain, Receipt
+from privlib.sterling.chain.values import abi_type, plain
 from privlib.sterling.contracts.budget import cap_words, curve_words
 from privlib.sterling.contracts.market import MarketContracts, deploy_market
 from privlib.sterling.contracts.quotes import QuotingEnclave, pck_key, registry_quote, session_report_data
@@ -34,6 +38,7 @@ class Scene:
     root: SimulatedRoot = _ROOT
     market: MarketContracts = field(init=False)
     salt: int = 0
+    prices: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("admin", "consumer", "executor", "stranger")
@@ -77,7 +82,9 @@ class Scene:
         self.market.registry.transact(
             "register", self.dataset(index, **changes), *budget, [MEASUREMENT], [], sender=self.providers[index]
         )
-        return int(self.market.registry.call("count"))
+        dataset = int(self.market.registry.call("count"))
+        self.prices[dataset] = changes.get("price", PRICES[index])
+        return dataset
 
     def terms(self, datasets: Sequence[int] | None = None, **changes: Any) -> Terms:
         """Terms of a job over some datasets (default: all), with their prices of now."""
@@ -88,7 +95,7 @@ class Scene:
             executor=self.executor.address,
             executor_basis_points=100,
             datasets=chosen,
-            prices=[self.market.registry.call("datasets", each)[2] for each in chosen],
+            prices=[self.prices[each] for each in chosen],
             bonus=100,
             program=b"g" * 32,
             session=self.session.address,
@@ -117,16 +124,22 @@ class Scene:
 
     def completion(self, terms: Terms, weights: Sequence[int], signer: Account | None = None) -> tuple[Any, ...]:
         """Arguments of `complete`, signed by the session (or another)."""
-        content = (OUTPUT, SEALED_KEY, padded(weights))
-        digest = self.market.escrow.call("completion_digest", self.job(terms), *content)
-        return (terms, *content, (signer or self.session).sign(digest))
+        hashes = keccak(SEALED_KEY), keccak(encode(["uint256[8]"], [padded(weights)]))
+        label = keccak(text="privlib sterling completion v1")
+        place = (self.chain.chain_id, self.market.escrow.address)
+        types = ["bytes32", "uint256", "address", *["bytes32"] * 4]
+        digest = keccak(encode(types, [label, *place, self.job(terms), OUTPUT, *hashes]))
+        return (terms, OUTPUT, SEALED_KEY, padded(weights), (signer or self.session).sign(digest))
 
     def complete(self, terms: Terms, weights: Sequence[int] | None = None) -> Receipt:
         chosen = [1 for each in terms.datasets if each] if weights is None else weights
         return self.market.escrow.transact("complete", *self.completion(terms, chosen), sender=self.executor)
 
     def job(self, terms: Terms) -> bytes:
-        return bytes(self.market.escrow.call("job_of", terms))
+        """The identity of a job, worked out here: the ABI's encoding of chain, contract and terms, hashed."""
+        (entry,) = (each for each in self.market.escrow.code.abi if each.get("name") == "job_of")
+        types = ["uint256", "address", abi_type(entry["inputs"][0])]
+        return bytes(keccak(encode(types, [self.chain.chain_id, self.market.escrow.address, plain(terms)])))
 
     def state(self, terms: Terms) -> JobState:
         return JobState(self.market.escrow.call("state", self.job(terms)))

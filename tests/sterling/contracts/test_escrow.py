@@ -29,7 +29,8 @@ def test_a_job_from_request_to_payment(on_both: Scene) -> None:
 
     requested = scene.request(terms)
     (event,) = escrow.events_of(requested, "Requested")
-    assert Terms.decoded(event["terms"]) == terms and event["job"] == scene.job(terms)
+    assert Terms.decoded(event["terms"]) == terms
+    assert event["job"] == scene.job(terms) == escrow.call("job_of", terms)
     assert scene.state(terms) == JobState.REQUESTED
     assert scene.chain.balance(scene.consumer.address) == before - deposit
 
