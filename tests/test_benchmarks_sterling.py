@@ -1,4 +1,4 @@
-"""`privlib bench sterling`: its smoke record, on the chain in the process; the ledger's counts against other arithmetic."""
+"""`privlib bench sterling`: its smoke record, on the chain in the process; the ledger against another accountant."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks import sterling
 from privlib import data as datasets
-from privlib.sterling import EmbeddedChain, hostile
+from privlib.sterling import EmbeddedChain, Market, hostile
 from privlib.sterling.exhaustion import exhaust
-from privlib.sterling.gas import MeteredChain, Use, by_action, cost
+from privlib.sterling.gas import MeteredChain, by_action, cost
 from privlib.sterling.pictures import SENDERS
 from privlib.sterling.story import HOSPITALS, PLANS
 from privlib.suite import bench
@@ -122,18 +122,13 @@ def test_what_random_bytes_may_change_covers_what_they_change() -> None:
     assert all(abs(use.gas - first.gas) <= first.spread for use in others) and first.spread < 300
 
 
-def test_deployments_are_no_action() -> None:
-    from privlib.sterling.contracts.market import MarketContracts  # only its values are used
-
-    found = by_action([Use(None, b"code", 1)], MarketContracts(*[EmptyContract()] * 6))  # type: ignore[list-item]
-    assert found == {}
-
-
-class EmptyContract:
-    """As far as `by_action` looks."""
-
-    address = "0x" + "00" * 20
-    code = type("Code", (), {"abi": ()})
+def test_actions_are_named_by_contract_and_function(tmp_path: Path) -> None:
+    chain = MeteredChain(EmbeddedChain())
+    market = Market.open(tmp_path, chain)
+    found = by_action(chain.uses, market.contracts)
+    assert list(found) == ["ledger.bind", "attestation.trust_platform"]
+    deployments = [use for use in chain.uses if use.to is None]
+    assert len(deployments) == 6 and len(chain.uses) == 8
 
 
 def test_hospitals_have_what_the_plan_says() -> None:
@@ -152,9 +147,7 @@ def test_hospitals_have_what_the_plan_says() -> None:
 def test_the_leaking_program_differs_in_one_released_sum() -> None:
     built = PLANS["smoke"].contract().build()
     leaking = hostile.leaking_program(built.program)
-    before, after = (
-        [str(each.ty) for each in program["accumulate"].params] for program in (built.program, leaking)
-    )
+    before, after = ([str(each.ty) for each in program["accumulate"].params] for program in (built.program, leaking))
     assert before == after and leaking["update"] is not None
     assert "outputs_of_all_examples" in str(leaking["accumulate"])
     assert "outputs_of_all_examples" not in str(built.program["accumulate"])

@@ -68,8 +68,8 @@ def leaking_program(program: tvm.IRModule) -> tvm.IRModule:
 
 
 def refused_programs(model: nn.Module, contract: TrainingContract, listing: Listing) -> list[dict[str, str]]:
-    """Rows (program, who refuses it, why): `model` with a leak in PyTorch, `contract`'s program with one put in after
-    compilation, and the honest program where `listing` asks for ten times its noise."""
+    """Rows (program, who refuses it, why, which operation): `model` with a leak in PyTorch, `contract`'s program with
+    one put in after compilation, and the honest program where `listing` asks for ten times its noise."""
     built = contract.build()
     options = {name: getattr(contract, name) for name in ("optimizer", "privacy", "steps", "sample_rate")}
     try:
@@ -78,16 +78,23 @@ def refused_programs(model: nn.Module, contract: TrainingContract, listing: List
             physical_batches=contract.physical_batches, **options,
         )  # fmt: skip
         mixing.build()
-        refusal = "not refused"
+        refusal = ACCEPTED
     except PrivlibError as error:
         refusal = str(error)
-    leaking = program_verdict(listing, replace(built, program=leaking_program(built.program)))
     louder = replace(listing, noise_multiplier=10 * contract.privacy.noise_multiplier)
+    checked = {
+        "all outputs, hidden in the sum of a bias": program_verdict(
+            listing, replace(built, program=leaking_program(built.program))
+        ),
+        "an honest one, but too little noise": program_verdict(louder, built),
+    }
     return [
-        {"program": "the batch's mean output, hidden in each example's", "refused by": "compiler", "why": refusal},
-        {"program": "all outputs, hidden in the sum of a bias", "refused by": "checker", "why": str(leaking)},
-        {"program": "an honest one, too little noise", "refused by": "checker",
-         "why": str(program_verdict(louder, built))},
+        {"program": "the batch's mean, hidden in each output", "refused by": "compiler", "why": refusal},
+        *(
+            {"program": what, "refused by": "checker" if verdict.reason else "nobody", "operation": verdict.operation,
+             "why": f"{verdict.reason.value if verdict.reason else ''} ({verdict.message})"}
+            for what, verdict in checked.items()
+        ),
     ]  # fmt: skip
 
 

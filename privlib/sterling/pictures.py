@@ -42,7 +42,7 @@ SEEN: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "4 checks": (
         (_PUBLIC, "verdict, quote,\nwhat it costs"), (_NOTHING, ""), (_SEALED, "wrapped keys"),
-        (_CLEAR, "policy's state\nand claims"), (_PUBLIC, "each budget\ncharged"),
+        (_CLEAR, "keys, claims,\npolicy's state"), (_PUBLIC, "each budget\ncharged"),
     ),
     "4 training": (
         (_NOTHING, ""), (_NOTHING, ""), (_SEALED, "ciphertext,\ntime and size"),
@@ -146,6 +146,7 @@ def gas(axes: "Axes", actions: Mapping[str, Sequence[Use]]) -> str:
     axes.set_yticks(range(len(most)), [name.replace(".", ": ").replace("_", " ") for name in most])
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("gas of one transaction")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right", fontsize=9)

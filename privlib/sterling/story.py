@@ -10,11 +10,12 @@ hospitals with parts of CIFAR-10. A university writes the training contract, a c
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan((80, 40, 40), 2, 32, 16, 8, small=True),
-    "quick": Plan((6000, 3000, 3000), 20, 96, 32, 6),
+    "quick": Plan((3000, 1500, 1500), 12, 64, 32, 4),
     "full": Plan((20_000, 10_000, 10_000), 200, 512, 64, 14),
 }
 
@@ -133,7 +134,7 @@ class Story:
         self.plan, self.chain = plan, MeteredChain(chain or EmbeddedChain())
         self.moments: list[Moment] = []
         self.seconds: dict[str, float] = {}
-        self.market = self._timed("market", lambda: Market.open(folder / "market", self.chain))
+        self.market = Market.open(folder / "market", self.chain)
         self.issuer, account = Issuer(), self.chain.account
         self.hospitals = {name: Provider(self.market, folder / name, account(name)) for name in HOSPITALS}
         self.university = Consumer(self.market, folder / "university", account("university"))
@@ -151,14 +152,16 @@ class Story:
     def upload(self, data: Cifar10) -> None:
         """Step 1, by every hospital."""
         for name, (images, labels) in self.plan.shares(data).items():
-            self._timed("upload", lambda n=name, i=images, y=labels: self.hospitals[n].offer(i, y, self._offer))
+            with self._timed("upload"):
+                self.hospitals[name].offer(images, labels, self._offer)
         self._moment("1 upload")
 
     def bid(self) -> Bid:
         """The cloud launches the contract's enclave, and has its quote checked by the chain."""
-        self._timed("build", self.contract.build)
-        bid: Bid = self._timed("bid", lambda: self.cloud.bid(self.contract))
-        return bid
+        with self._timed("build"):
+            self.contract.build()
+        with self._timed("bid"):
+            return self.cloud.bid(self.contract)
 
     def request(self, bid: Bid, bonus: int = ETHER, hospitals: Sequence[str] = HOSPITALS, **claims: str) -> JobRequest:
         """Step 3: the university pays. bonus: wei, split by appraisal; claims: other ones than the university's own."""
@@ -166,10 +169,8 @@ class Story:
         credential = self.issuer.issue(subject, CLAIMS | claims, now - 10, now + SECONDS_IN_A_YEAR)
         revocations = self.issuer.revocations(now - 10, now + SECONDS_IN_A_YEAR)
         listings = [self.hospitals[name].listing for name in hospitals]
-        request: JobRequest = self._timed(
-            "request",
-            lambda: self.university.request(self.contract, listings, bid, [credential], [revocations], bonus=bonus),
-        )
+        with self._timed("request"):
+            request = self.university.request(self.contract, listings, bid, [credential], [revocations], bonus=bonus)
         self._moment("3 request", request)
         return request
 
@@ -177,14 +178,18 @@ class Story:
         """Step 4: checks and charges, keys, training, payment, model."""
         parties = [each for each in self.hospitals.values() if each.listing.digest in request.grant.datasets]
         for hospital in parties:
-            self._timed("approve", lambda each=hospital: each.approve(request, self.cloud))
+            with self._timed("approve"):
+                hospital.approve(request, self.cloud)
         self._moment("4 approved by all", request)
         for hospital in parties:
-            self._timed("deliver", lambda each=hospital: each.deliver(request, self.cloud))
+            with self._timed("deliver"):
+                hospital.deliver(request, self.cloud)
         self._moment("4 keys released", request)
-        self._timed("train", lambda: self.cloud.run(request))
+        with self._timed("train"):
+            self.cloud.run(request)
         self._moment("4 trained and paid", request)
-        return self._timed("receive", lambda: self.university.receive(request, parties, self.cloud.collateral))
+        with self._timed("receive"):
+            return self.university.receive(request, parties, self.cloud.collateral)
 
     def silence(self, request: JobRequest) -> tuple[int, int]:
         """Nobody acts on a requested job, time passes, and a passer-by ends it: (wei deposited, wei that the university
@@ -224,8 +229,9 @@ class Story:
 
     def close(self) -> None:
         """End the enclaves, and the chain."""
-        for party in (*self.hospitals.values(), self.cloud):
-            party.close()
+        for hospital in self.hospitals.values():
+            hospital.close()
+        self.cloud.close()
         self.chain.close()
 
     def __enter__(self) -> Self:
@@ -234,11 +240,11 @@ class Story:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _timed(self, step: str, work: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
         start = time.perf_counter()
-        result = work()
+        yield
         self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
-        return result
 
     def _moment(self, after: str, request: JobRequest | None = None) -> None:
         owed, state = self.owed(), self.market.state(request.job) if request else JobState.UNKNOWN
