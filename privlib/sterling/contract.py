@@ -1,17 +1,14 @@
 """A training contract: a model and how it is to be trained, in one file that anybody builds to the same measurement.
 
-The model goes as a `torch.export` program, so that a provider who rebuilds it runs operators, no Python of the
-consumer's. Rebuilding gives the program that `verify_program` checks and the image that the quote must name; both come
-from this project's compiler, which is trusted to compile what was checked, and is deterministic.
+The model goes as a `torch.export` program (`model_file`), so that a provider who rebuilds it runs operators, no Python
+of the consumer's. Rebuilding gives the program that `verify_program` checks and the image that the quote must name;
+both come from this project's compiler, which is trusted to compile what was checked, and is deterministic.
 """
 
 import hashlib
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from privlib.enclave.image import EnclaveImage, build_image
 from privlib.errors import PrivlibError
 from privlib.sterling.contracts.budget import curve_words
 from privlib.sterling.errors import JobRefused
+from privlib.sterling.model_file import read_model, write_model
 from privlib.sterling.verify import program_digest, training_program
 from privlib.trusted.appraisal import appraisal_event, feature_count
 from privlib.trusted.epoch import TrainRequest
@@ -61,17 +59,7 @@ class TrainingContract:
     ) -> "TrainingContract":
         """From a PyTorch model in evaluation mode; options: the other fields. Raises JobRefused where torch.export
         refuses."""
-        example = torch.zeros(2, *input_shape)
-        batch = torch.export.Dim("batch")
-        try:
-            program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
-            file = io.BytesIO()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
-                torch.export.save(program, file)
-        except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
-            raise JobRefused(f"torch.export refuses the model: {error}") from error
-        return cls(file.getvalue(), batch_size, tuple(input_shape), **options)
+        return cls(write_model(model, input_shape), batch_size, tuple(input_shape), **options)
 
     def encode(self) -> bytes:
         """The contract's file."""
@@ -146,15 +134,7 @@ class BuiltContract:
 
 @lru_cache(maxsize=4)
 def _built(contract: TrainingContract) -> BuiltContract:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
-            program = torch.export.load(io.BytesIO(contract.model))
-            model = program.module(check_guards=False)
-    except Exception as error:
-        raise JobRefused(f"the contract's model is no torch.export file that loads: {error}") from error
-    for name in ("train", "eval"):  # an exported program has one mode, and refuses to be asked for it
-        setattr(model, name, MethodType(lambda module, *_: module, model))
+    model = read_model(contract.model)
     step = compile_training(
         model,
         contract.batch_size,

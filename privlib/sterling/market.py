@@ -1,4 +1,23 @@
-"""The market: a chain with its contracts, storage, and who says what is final. What all parties share."""
+"""The market: a chain with its contracts, storage, and who says what is final. What all parties share.
+
+A job, step by step, and where it can be taken back:
+
+ 1. offer      provider    ciphertext to storage; key and policy into a policy enclave; terms, budget on the chain
+ 2. bid        executor    an enclave of the contract's image runs; the chain has checked its session's quote
+ 3. request    consumer    the whole price is locked; terms, program and measurement are fixed
+ 4. approve    provider    contract rebuilt and verified; the policy decides; its new state is final; then the escrow
+                           charges the budget. Before all have approved: taken back when the job fails or expires
+ 5. deliver    provider    once the grant is final, and nothing revoked: the key, wrapped for the one enclave that
+                           offered for it. From here on the charge stays, whatever becomes of the job
+ 6. run        executor    the enclave trains, appraises, seals the output, signs the completion; the escrow pays
+ 7. receive    consumer    once the payment is final: one policy enclave's gate key, and the output opens
+
+Who sees what: storage and executor ciphertext alone; the chain terms, digests, payments and charges; a provider the
+contract, never another's data or the result; the consumer the result and its certificate, never the data.
+
+Not promised: fairness of a job whose policy enclaves are all gone when it is paid (the output stays locked); privacy of
+what providers publish (number of rows, price); an executor's honest clock; more than the witnesses' word for finality.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,9 +43,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Listing:
-    """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: its examples;
-    price: wei a job; policy_hash: of the policy's deployment code; instance: its confidential contract;
-    noise_multiplier, job_epsilon: least and most that a program may have; terms: `privlib.trusted.terms`, encoded."""
+    """A dataset as it is offered. number: in the registry; digest: SHA-256 of the ciphertext; rows: how many examples,
+    which its provider makes public; price: wei a job; policy_hash: of the policy's deployment code; instance: its
+    confidential contract; noise_multiplier, job_epsilon: least and most that a program may have; terms:
+    `privlib.trusted.terms`, encoded."""
 
     number: int
     digest: str

@@ -98,8 +98,10 @@ class Provider:
         """Encrypt examples under the offer's policy, store the ciphertext, put the key into a policy enclave's keeping,
         and register all of it. images float32 (n, *input_shape), labels int64 (n,).
 
-        Raises TermsError, DatasetError, PolicyRefused, ChainError.
+        Raises TermsError, DatasetError, PolicyRefused, ChainError, SterlingError for a second dataset.
         """
+        if (self._folder / _LISTING).exists():
+            raise SterlingError("this provider's dataset is on offer; another one goes into another folder")
         market, chain = self.market, self.market.chain
         code = offer.rules.code() if offer.code is None else offer.code
         terms = Terms(offer.epsilon, offer.delta, policy=policy_hash(code), chain=chain.chain_id)

@@ -190,7 +190,10 @@ def test_nothing_is_released_after_a_revocation(tmp_path: Path) -> None:
     world.close()
 
 
-@pytest.mark.parametrize("kind", [Revocable.PLATFORM, Revocable.TCB, Revocable.SESSION])
+@pytest.mark.parametrize(
+    "kind",
+    [Revocable.PLATFORM, *(pytest.param(each, marks=pytest.mark.soak) for each in (Revocable.TCB, Revocable.SESSION))],
+)
 def test_a_leaked_attestation_key_ends_its_jobs(kind: Revocable, tmp_path: Path) -> None:
     """The administrator revokes the platform, or the TCB level, as its maker does: jobs under way end in a refund, and
     no new session is taken from there."""

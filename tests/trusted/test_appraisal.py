@@ -126,13 +126,13 @@ def test_nobody_is_no_game() -> None:
 def test_good_data_are_worth_more_than_junk() -> None:
     """Three providers: classes that can be told apart, the same with less data, and noise with random labels."""
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((CLASSES, *SHAPE)).repeat(1, 0)
+    centres = rng.standard_normal((CLASSES, *SHAPE))
     centres = centres.reshape(CLASSES, 3, 8, 4, 8, 4).mean((3, 5)).repeat(4, 2).repeat(4, 3) * 4
 
     def provider(count: int, junk: bool) -> np.ndarray:
         labels = rng.integers(0, CLASSES, count)
         data = rng.standard_normal((count, *SHAPE)) + (0 if junk else centres[labels])
-        return noisy_statistics(data.astype(np.float32), labels, CLASSES, 2.0)
+        return noisy_statistics(data.astype(np.float32), labels, CLASSES, 0.3)  # little, since the data are few
 
     statistics = [provider(600, False), provider(300, False), provider(600, True)]
     values = shapley(lambda members: utility(members, statistics), 3)

@@ -43,10 +43,6 @@ class _State(PragueState):
     computation_class = _Computation
 
 
-class _StateBeforeP256(PragueState):
-    pass
-
-
 @dataclass(frozen=True)
 class _Mined:
     """A block, the root of the state after it, and the receipt of its transaction, if there is one."""
@@ -67,7 +63,7 @@ class EmbeddedChain(Chain):
         self, confirmations: int = CONFIRMATIONS, timestamp: int = GENESIS_SECONDS, *, p256: bool = True
     ) -> None:
         self.chain_id, self.confirmations = CHAIN_ID, confirmations
-        self._rules: type[PragueState] = _State if p256 else _StateBeforeP256
+        self._rules: type[PragueState] = _State if p256 else PragueState
         self._database = AtomicDB()
         self._blocks = [_Mined(Block(0, keccak(b"privlib embedded chain"), timestamp), BLANK_ROOT_HASH)]
 

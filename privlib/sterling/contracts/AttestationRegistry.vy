@@ -14,8 +14,8 @@
         lists or TCB info: the administrator does, with those of the maker, before `trust_platform`, and revokes
         here what is revoked there.
 
-        Without the precompile nothing is checked here and `attest` takes the word of the authorised verifier; the
-        evidence says so (`on_chain` is False).
+        Without the precompile, and for quotes that this contract does not read (TDX), nothing is checked here: `attest`
+        takes the word of the authorised verifier, and the evidence says so (`on_chain` is False), for policies to see.
 """
 import terms
 

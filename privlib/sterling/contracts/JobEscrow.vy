@@ -16,9 +16,11 @@
         A job's identity is the hash of its terms with chain and contract, so terms are passed and checked, not stored.
         Whoever is owed something takes it with `withdraw`; nothing is ever sent unasked. Loops run over at most 8
         datasets. A charge is taken back only where the job was never granted; a granted job's data may have been
-        touched, and its charge stays whatever becomes of it.
+        touched, and its charge stays whatever becomes of it, also where the payer is refunded: whom to let spend
+        budget is for the providers' policies.
 """
 from snekmate.utils import ecdsa
+import payment
 import terms
 
 interface Registry:
@@ -96,8 +98,6 @@ BY_REVOCATION: constant(uint256) = 3
 
 MOST_SECONDS: constant(uint256) = 30 * 86400  # from request to complete_by: no deposit is locked for longer
 MOST_KEY: constant(uint256) = 1024
-MOST_WEI: constant(uint256) = 2**128
-MOST_WEIGHT: constant(uint256) = 2**64
 APPROVAL: constant(bytes32) = keccak256("privlib sterling approval v1")
 COMPLETION: constant(bytes32) = keccak256("privlib sterling completion v1")
 
@@ -126,8 +126,7 @@ def request(job_terms: terms.Terms) -> bytes32:
     assert msg.sender == job_terms.payer, "escrow: not the payer"
     assert self._status[job] == UNKNOWN, "escrow: job exists"
     assert job_terms.executor != empty(address), "escrow: no executor"
-    assert job_terms.executor_basis_points <= 10_000, "escrow: fee above the price"
-    assert job_terms.bonus < MOST_WEI, "escrow: bonus out of range"
+    payment._check(job_terms)
     assert block.timestamp <= job_terms.grant_by, "escrow: too late to grant"
     assert job_terms.grant_by < job_terms.complete_by, "escrow: no time to complete"
     assert job_terms.complete_by <= block.timestamp + MOST_SECONDS, "escrow: deposit locked too long"
@@ -143,7 +142,7 @@ def request(job_terms: terms.Terms) -> bytes32:
     assert staticcall Attestation(attestation).valid(
         job_terms.session, job_terms.evidence, job_terms.complete_by
     ), "escrow: session not attested"
-    deposit: uint256 = self._deposit(job_terms)
+    deposit: uint256 = payment._deposit(job_terms)
     assert msg.value == deposit, "escrow: not the deposit"
     self._status[job] = REQUESTED
     log Requested(job=job, payer=msg.sender, terms=job_terms, deposit=deposit)
@@ -196,7 +195,8 @@ def complete(
 ):
     """
     @notice Deliver: the session signs `completion_digest`, anybody sends it. The payment is split, and whoever can open
-            `sealed_key` (HPKE to the terms' recipient) reads the model whose ciphertext has the digest `output`.
+            `sealed_key` (HPKE to the terms' recipient) reads the model whose ciphertext has the digest `output`. A key
+            is out once it is sent: an executor sends it well before complete_by, and again after a reorganisation.
     """
     job: bytes32 = self._job(job_terms)
     assert self._state(self._status[job]) == GRANTED, "escrow: not granted"
@@ -271,7 +271,7 @@ def deposit_of(job_terms: terms.Terms) -> uint256:
     """
     @notice What the payer locks: prices, bonus, and the executor's fee over both, rounded up.
     """
-    return self._deposit(job_terms)
+    return payment._deposit(job_terms)
 
 
 @external
@@ -318,7 +318,7 @@ def split(job_terms: terms.Terms, weights: uint256[terms.MOST]) -> uint256[terms
     """
     @notice What each dataset's owner gets: its price, and its share of the bonus.
     """
-    return self._shares(job_terms, weights)
+    return payment._shares(job_terms, weights)
 
 
 @internal
@@ -363,57 +363,6 @@ def _bit(index: uint256) -> uint256:
 
 
 @internal
-@pure
-def _fee(job_terms: terms.Terms) -> uint256:
-    """
-    @notice Rounded up, so that many small jobs never pay less than one large one.
-    """
-    return (self._price(job_terms) * job_terms.executor_basis_points + 9_999) // 10_000
-
-
-@internal
-@pure
-def _price(job_terms: terms.Terms) -> uint256:
-    total: uint256 = job_terms.bonus
-    for price: uint256 in job_terms.prices:
-        total += price
-    return total
-
-
-@internal
-@pure
-def _deposit(job_terms: terms.Terms) -> uint256:
-    return self._price(job_terms) + self._fee(job_terms)
-
-
-@internal
-@pure
-def _shares(job_terms: terms.Terms, weights: uint256[terms.MOST]) -> uint256[terms.MOST]:
-    """
-    @notice The bonus in proportion to the weights, rounded down; of the rest one wei each to the first datasets of
-            positive weight. (Roundings down lose less than one wei a positive weight, so the rest goes round.)
-    """
-    total: uint256 = 0
-    for i: uint256 in range(terms.MOST):
-        assert weights[i] < MOST_WEIGHT, "escrow: weight out of range"
-        assert weights[i] == 0 or job_terms.datasets[i] != 0, "escrow: weight of no dataset"
-        total += weights[i]
-    assert (total == 0) == (job_terms.bonus == 0), "escrow: weights where there is a bonus, and only there"
-    shares: uint256[terms.MOST] = job_terms.prices
-    rest: uint256 = job_terms.bonus
-    if rest != 0:
-        for i: uint256 in range(terms.MOST):
-            share: uint256 = job_terms.bonus * weights[i] // total
-            shares[i] += share
-            rest -= share
-        for i: uint256 in range(terms.MOST):
-            if rest != 0 and weights[i] != 0:
-                shares[i] += 1
-                rest -= 1
-    return shares
-
-
-@internal
 @view
 def _is_valid(job_terms: terms.Terms) -> bool:
     for id: uint256 in job_terms.datasets:
@@ -432,11 +381,11 @@ def _still_valid(job_terms: terms.Terms):
 
 @internal
 def _pay(job: bytes32, job_terms: terms.Terms, weights: uint256[terms.MOST]):
-    shares: uint256[terms.MOST] = self._shares(job_terms, weights)
+    shares: uint256[terms.MOST] = payment._shares(job_terms, weights)
     for i: uint256 in range(terms.MOST):
         if shares[i] != 0:
             self._owe(job, staticcall Registry(registry).owner_of(job_terms.datasets[i]), shares[i])
-    self._owe(job, job_terms.executor, self._fee(job_terms))
+    self._owe(job, job_terms.executor, payment._fee(job_terms))
 
 
 @internal
@@ -446,7 +395,7 @@ def _end(job: bytes32, job_terms: terms.Terms, state: uint256):
     """
     status: uint256 = self._status[job]
     self._status[job] = state
-    self._owe(job, job_terms.payer, self._deposit(job_terms))
+    self._owe(job, job_terms.payer, payment._deposit(job_terms))
     if self._state(status) == REQUESTED:
         for i: uint256 in range(terms.MOST):
             if status & self._bit(i) != 0:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cryptography_vectors import open_vector_file
@@ -185,7 +186,12 @@ def test_gas_is_the_same_on_both_to_the_unit(anvil: Callable[..., AnvilChain], p
         chain.set_balance(alice.address, INITIAL_BALANCE)
         contract = chain.deploy(probe, 5, sender=alice)
         assert contract.deployed is not None
-        calls = [("add", "a"), ("add", "b"), ("clear",), ("send_all", alice)]  # a fresh slot, a used one, a refund
+        calls: list[tuple[Any, ...]] = [
+            ("add", "a"),
+            ("add", "b"),
+            ("clear",),
+            ("send_all", alice),
+        ]  # a fresh slot, a used one, a refund
         receipts = [contract.transact(*each, sender=alice, value=len(each) % 2) for each in calls[:2]]
         receipts += [contract.transact(*each, sender=alice) for each in calls[2:]]
         return [contract.deployed.gas_used, *(each.gas_used for each in receipts)]

@@ -120,6 +120,7 @@ class RevmChain(Chain):
         self._enter(mined.block)
         _, created = self._run(mined.transaction)
         result = self._evm.result
+        assert result is not None
         identity = mined.block.hash
         logs = tuple(_log(each, mined.block.number, identity) for each in result.logs)
         return _Mined(
@@ -147,5 +148,4 @@ class RevmChain(Chain):
 
 def _log(log: "pyrevm.Log", block: int, transaction: bytes) -> Log:
     topics, data = log.data
-    words = tuple(bytes.fromhex(each.removeprefix("0x")) if isinstance(each, str) else bytes(each) for each in topics)
-    return Log(to_checksum_address(log.address), words, bytes(data), block, transaction)
+    return Log(to_checksum_address(log.address), tuple(map(bytes, topics)), bytes(data), block, transaction)

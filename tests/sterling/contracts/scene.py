@@ -27,7 +27,7 @@ _ROOT = SimulatedRoot.create()
 def quote(report_data: bytes, root: SimulatedRoot = _ROOT, **changes: Any) -> bytes:
     """A quote of the simulated root."""
     fields = {"mr_enclave": MEASUREMENT, "mr_signer": SIGNER, "isv_prod_id": 1, "isv_svn": 1, "debug": False}
-    return root.quote(**{**fields, **changes}, report_data=report_data)  # type: ignore[arg-type]
+    return root.quote(**{**fields, **changes}, report_data=report_data)
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from privlib.sterling.chain import Account, RevertedError
+from privlib.sterling.chain import Account, RevertedError, compile_vyper
 from privlib.sterling.contracts.budget import lanes
 from privlib.sterling.contracts.terms import Failure, JobState, Revocable, Terms, padded
 
@@ -378,3 +379,34 @@ def other_s(signature: bytes) -> bytes:
     order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     s = order - int.from_bytes(signature[32:64], "big")
     return signature[:32] + s.to_bytes(32, "big") + bytes([55 - signature[64]])
+
+
+@pytest.mark.parametrize("again", ["withdraw", "fail", "expire", "state"])
+def test_who_calls_back_while_being_paid_gets_nothing_more(scene: Scene, again: str) -> None:
+    """A payer that is a contract: the escrow's lock refuses the second call, and nobody else's money moves."""
+    escrow, chain = scene.market.escrow, scene.chain
+    payer = chain.deploy(compile_vyper(Path(__file__).with_name("Reenter.vy")), sender=scene.consumer)
+    mine, other = scene.terms(payer=payer.address), scene.terms()
+    scene.request(other)
+    deposit = scene.deposit(mine)
+    payer.transact("act", escrow.address, escrow.data("request", mine), sender=scene.consumer, value=deposit)
+    payer.transact("act", escrow.address, escrow.data("fail", mine), sender=scene.consumer)
+    arguments: dict[str, Any] = {"withdraw": payer.address, "fail": other, "expire": other, "state": scene.job(other)}
+    payer.transact("arm", escrow.address, escrow.data(again, arguments[again]), sender=scene.consumer)
+    payer.transact("act", escrow.address, escrow.data("withdraw", payer.address), sender=scene.consumer)
+    assert (payer.call("tried"), payer.call("succeeded")) == (1, False)
+    assert chain.balance(payer.address) == deposit and chain.balance(escrow.address) == scene.deposit(other)
+
+
+def test_a_payer_that_cannot_be_paid_blocks_nobody_and_may_withdraw_elsewhere(scene: Scene) -> None:
+    """Pull payments: the refund of a contract that refuses money waits; everybody else is paid."""
+    escrow, terms = scene.market.escrow, scene.terms()
+    scene.request(terms)
+    scene.grant(terms)
+    scene.complete(terms)
+    with pytest.raises(RevertedError):
+        escrow.transact("withdraw", scene.market.registry.address, sender=scene.executor)  # takes no money
+    assert scene.credit(scene.executor) > 0
+    for who in (scene.executor, *scene.providers):
+        escrow.transact("withdraw", who, sender=who)
+    assert scene.chain.balance(escrow.address) == 0

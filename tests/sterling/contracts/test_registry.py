@@ -1,5 +1,7 @@
 """Datasets on offer: who may say what of them."""
 
+from typing import Any
+
 import pytest
 
 from privlib.sterling.chain import Account, RevertedError
@@ -50,7 +52,7 @@ def test_the_same_content_has_one_budget_whoever_registers_it(scene: Scene) -> N
 
 def test_only_the_owner_changes_an_offer(scene: Scene) -> None:
     registry = scene.market.registry
-    calls = [
+    calls: list[tuple[Any, ...]] = [
         ("set_price", 1, 5),
         ("allow_measurement", 1, b"x" * 32, True),
         ("allow_signer", 1, SignerRule(b"x" * 32, 1, 1), True),
