@@ -57,13 +57,13 @@ class Plan:
     physical_batches: int
     noise_multiplier: float = 1.2
     appraisal_noise: float = 2.5
-    small: bool = False
+    small: bool = True
 
     def model(self) -> nn.Module:
         """With the same initial weights every time."""
         torch.manual_seed(SEED)
         if self.small:
-            return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 10))
+            return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 10))
         return models.build("small_cnn")
 
     def contract(self) -> TrainingContract:
@@ -72,7 +72,7 @@ class Plan:
             self.model(),
             self.batch_size,
             (3, 8, 8) if self.small else (3, 32, 32),
-            optimizer=SGD(0.5, momentum=0.9),
+            optimizer=SGD(0.3, momentum=0.9),
             privacy=DPSGD(self.noise_multiplier, 1.0, self.expected_batch),
             steps=self.steps,
             sample_rate=self.expected_batch / sum(self.images),
@@ -101,9 +101,9 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan((80, 40, 40), 2, 32, 16, 8, small=True),
-    "quick": Plan((3000, 1500, 1500), 12, 64, 32, 4),
-    "full": Plan((20_000, 10_000, 10_000), 200, 512, 64, 14),
+    "smoke": Plan((80, 40, 40), 2, 32, 16, 8),
+    "quick": Plan((3000, 1500, 1500), 30, 256, 64, 7),
+    "full": Plan((12_000, 6000, 6000), 100, 512, 64, 12, small=False),
 }
 
 
