@@ -14,7 +14,7 @@ from privlib.sterling import EmbeddedChain, Market, hostile
 from privlib.sterling.exhaustion import exhaust
 from privlib.sterling.gas import MeteredChain, by_action, cost
 from privlib.sterling.pictures import SENDERS
-from privlib.sterling.story import HOSPITALS, PLANS
+from privlib.sterling.story import HOSPITALS, PLANS, Story
 from privlib.suite import bench
 from privlib.trusted.events import Event
 
@@ -71,7 +71,7 @@ def test_costs_are_modelled_from_the_measured_gas(metrics: dict[str, Any]) -> No
         metric = metrics[f"job_of_3_providers/{name}_at_{gwei:g}_gwei/cost_from_embedded"]
         assert metric["kind"] == "modelled" and metric["unit"] == "ETH"
         assert metric["value"] == pytest.approx(gas * gwei / 1e9)
-    assert cost(1_000_000, 20.0, 3000.0) == pytest.approx(60.0)
+    assert cost(1_000_000, 20.0) == pytest.approx(0.02)
 
 
 def test_what_must_be_refused_is_and_silence_costs_nothing(metrics: dict[str, Any]) -> None:
@@ -146,6 +146,16 @@ def test_hospitals_have_what_the_plan_says() -> None:
         right[name] = float((labels == cifar.labels[start : start + len(labels)]).mean())
         start += len(labels)
     assert right["north"] == right["river"] == 1 and right["hill"] < 0.5
+
+
+def test_an_image_in_the_clear_would_be_found(tmp_path: Path) -> None:
+    cifar, plan = datasets.load_cifar10("train"), PLANS["smoke"]
+    story = Story(tmp_path, plan)
+    story.market.store.put(b"x" * 4096)
+    assert story.exposed(cifar) == 0
+    images, _ = plan.shares(cifar)["river"]
+    story.market.store.put(b"header" + images[:1].tobytes())
+    assert story.exposed(cifar) == 1
 
 
 def test_the_leaking_program_differs_in_one_released_sum() -> None:

@@ -9,6 +9,9 @@ from privlib.sterling.contracts.market import code
 from privlib.trusted import renyi
 from privlib.trusted.events import Event
 
+MOST_JOBS = 10_000
+"""Where it ends for jobs that cost nothing."""
+
 
 @dataclass(frozen=True)
 class Exhaustion:
@@ -27,7 +30,7 @@ class Exhaustion:
         return len(self.on_chain)
 
 
-def exhaust(chain: Chain, events: Sequence[Event], epsilon: float, delta: float, most: int = 10_000) -> Exhaustion:
+def exhaust(chain: Chain, events: Sequence[Event], epsilon: float, delta: float) -> Exhaustion:
     """Charge equal jobs of `events` to a new ledger contract with the budget (epsilon, delta) until it refuses one.
 
     Its registry and escrow are one account here; in a market they are contracts. Raises PolicyError for no budget.
@@ -38,7 +41,7 @@ def exhaust(chain: Chain, events: Sequence[Event], epsilon: float, delta: float,
     ledger.transact("open", 1, cap_words(epsilon, delta), sender=account)
     charge = curve_words(events)
     spent: list[float] = []
-    while len(spent) < most:
+    while len(spent) < MOST_JOBS:
         try:
             ledger.transact("charge", 1, charge, sender=account)
         except RevertedError:

@@ -96,6 +96,6 @@ def by_action(uses: Iterable[Use], contracts: MarketContracts) -> dict[str, list
     return found
 
 
-def cost(gas: int, gwei: float, price: float = 1.0) -> float:
-    """What `gas` costs in ether at a gas price of `gwei` (10⁻⁹ ether a unit); or in a currency, at `price` an ether."""
-    return gas * gwei * 1e-9 * price
+def cost(gas: float, gwei: float) -> float:
+    """What `gas` costs in ether at a gas price in gwei (10⁻⁹ ether a unit)."""
+    return gas * gwei * 1e-9

@@ -41,6 +41,8 @@ from privlib.trusted.credentials import Issuer
 HOSPITALS = ("north", "river", "hill")
 CLAIMS = {"purpose": "research", "identity_class": "university"}
 SECONDS_IN_A_YEAR = 365 * 86400
+PRICE = ETHER
+"""Wei that each hospital asks for a job."""
 SEED = 20181
 
 
@@ -123,13 +125,11 @@ class Moment:
 class Story:
     """A market with three hospitals, a university, and a cloud. Context manager: leaving it ends their enclaves.
 
-    epsilon: each hospital's budget at δ = 1e-5; price: wei that each asks for a job. moments: the ledger after each
-    step; seconds: what each step took.
+    epsilon: each hospital's budget at δ = 1e-5, of which one job may take all. moments: the ledger after each step;
+    seconds: what each step took.
     """
 
-    def __init__(
-        self, folder: Path | str, plan: Plan, chain: Chain | None = None, epsilon: float = 8.0, price: int = ETHER
-    ) -> None:
+    def __init__(self, folder: Path | str, plan: Plan, chain: Chain | None = None, epsilon: float = 8.0) -> None:
         folder = Path(folder)
         self.plan, self.chain = plan, MeteredChain(chain or EmbeddedChain())
         self.moments: list[Moment] = []
@@ -140,7 +140,7 @@ class Story:
         self.university = Consumer(self.market, folder / "university", account("university"))
         self.cloud = Executor(self.market, folder / "cloud", account("cloud"))
         self._offer = Offer(
-            epsilon=epsilon, price=price, rules=Rules(purposes=("research",), classes=("university",)),
+            epsilon=epsilon, price=PRICE, rules=Rules(purposes=("research",), classes=("university",)),
             job_epsilon=epsilon, issuers={self.issuer.public_key.hex(): tuple(CLAIMS)},
         )  # fmt: skip
 
@@ -163,10 +163,10 @@ class Story:
         with self._timed("bid"):
             return self.cloud.bid(self.contract)
 
-    def request(self, bid: Bid, bonus: int = ETHER, hospitals: Sequence[str] = HOSPITALS, **claims: str) -> JobRequest:
-        """Step 3: the university pays. bonus: wei, split by appraisal; claims: other ones than the university's own."""
+    def request(self, bid: Bid, bonus: int = ETHER, hospitals: Sequence[str] = HOSPITALS) -> JobRequest:
+        """Step 3: the university pays for a job on the data of these hospitals. bonus: wei, split by appraisal."""
         now, subject = self.market.now, self.university.identity
-        credential = self.issuer.issue(subject, CLAIMS | claims, now - 10, now + SECONDS_IN_A_YEAR)
+        credential = self.issuer.issue(subject, CLAIMS, now - 10, now + SECONDS_IN_A_YEAR)
         revocations = self.issuer.revocations(now - 10, now + SECONDS_IN_A_YEAR)
         listings = [self.hospitals[name].listing for name in hospitals]
         with self._timed("request"):
