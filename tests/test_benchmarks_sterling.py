@@ -74,6 +74,12 @@ def test_costs_are_modelled_from_the_measured_gas(metrics: dict[str, Any]) -> No
     assert cost(1_000_000, 20.0) == pytest.approx(0.02)
 
 
+def test_what_others_report_has_its_source(metrics: dict[str, Any]) -> None:
+    for column, gas in sterling.PUBLISHED.items():
+        metric = metrics[f"attestation_register/{column}/gas"]
+        assert (metric["value"], metric["kind"]) == (gas, "reported") and "automata" in metric["source"]
+
+
 def test_what_must_be_refused_is_and_silence_costs_nothing(metrics: dict[str, Any]) -> None:
     assert value(metrics, "quotes_that_prove_nothing/embedded/refused") == 100
     assert value(metrics, "silence/embedded/refund_over_deposit") == 100
