@@ -39,7 +39,8 @@ class Case:
     """A model, a batch and where they lie.
 
     `folder` holds `case.json`, `weights.pt` (a state dict), `input.npy` (float32, (batch_size, *input_shape)) and for
-    training `labels.npy` (int64, (batch_size,)). `batches`: how many an enclave is asked for at once.
+    training `labels.npy` (int64, (batch_size,)), for inference `pixels.npy` (uint8, the same images before
+    `data.preprocess`). `batches`: how many an enclave is asked for at once.
     """
 
     folder: Path
@@ -68,6 +69,11 @@ class Case:
     def input(self) -> NDArray[np.float32]:
         """The batch, float32 (batch_size, *input_shape)."""
         batch: NDArray[np.float32] = np.load(self.folder / "input.npy")
+        return batch
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The batch's pixels, uint8 (batch_size, *input_shape): what privlib takes; the others get `input`."""
+        batch: NDArray[np.uint8] = np.load(self.folder / "pixels.npy")
         return batch
 
     def labels(self) -> NDArray[np.int64]:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import attestation, cifar10, harness, inference, training
 from benchmarks.cases import Case, ModelName
 from benchmarks.harness import Effort
-from benchmarks.peers import _enclave, _privlib
+from benchmarks.peers import _enclave
 from privlib.enclave import SgxCosts, SimulatedRoot, modelled_cost
 from privlib.suite import record
 
@@ -52,24 +53,22 @@ def _train(case: Case, profile: str) -> None:
     measured = harness.compare(case, "training", EFFORTS[profile], [*twins, *twins.values()])
     cifar10.compiled(case.row, measured)
     cifar10.inside(case, measured, twins)
-    one = Case(**{**vars(case), "batches": 1})
-    _privlib.exported(case, "benchmarks.peers.privlib_private")
-    run = _enclave.TrainingRun(one, "benchmarks.peers.privlib_private", "certificate")
+    run = _enclave.TrainingRun(case, "benchmarks.peers.privlib_private", "certificate")
     with run.enclave, tempfile.TemporaryDirectory(prefix="privlib-bench-") as folder:
         root = Path(folder, "root.der")
         root.write_bytes(SimulatedRoot.load_or_create().certificate)
-        run()
-        issued, verified, before = [], [], run.session.status()
+        run.provision()
+        run.train(steps=1)
+        issued, verified = [], []
         for number in range(LAUNCHES[profile]):
             begin = time.perf_counter()
-            release = run.train()
+            release = run.train(steps=1)
             issued.append(time.perf_counter() - begin)
             path = release.save(Path(folder, f"{number}.release"))
             command = [sys.executable, "-m", "privlib.suite.cli", "verify-release", str(path), "--root", str(root)]
             begin = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             verified.append(time.perf_counter() - begin)
-        after = run.session.status()
         record.enclave(measurement=run.enclave.measurement.hex(), platform=run.enclave.report.platform)
         _listed(case.row, run)
     text = f"{case.row}/privlib_private_enclave"
@@ -77,7 +76,7 @@ def _train(case: Case, profile: str) -> None:
     record.samples(f"{text}/verification_by_another_process", verified, "s", higher_is_better=False)
     record.note(f"{case.row}: the certificate's time is an upper bound: it holds the charge and one update as well")
     peak = int(measured.facts["privlib_private"]["planned_bytes"] + case.input().nbytes * case.batches)
-    _modelled(f"{case.row}/sgx_epoch", before, after, len(issued), peak, case.batches)
+    _modelled(f"{case.row}/sgx_epoch", measured.facts["privlib_private_enclave"], peak, case.batches)
 
 
 def _infer(case: Case, profile: str) -> None:
@@ -86,7 +85,7 @@ def _infer(case: Case, profile: str) -> None:
     cifar10.compiled(case.row, measured)
     cifar10.inside(case, measured, {"privlib": "privlib_enclave"})
     image = _enclave.image_of(case, "benchmarks.peers.privlib")
-    first = Case(**{**vars(case), "batches": 1})
+    first = replace(case, batches=1)
     seconds = []
     for _ in range(LAUNCHES[profile]):
         begin = time.perf_counter()
@@ -106,13 +105,10 @@ def _listed(row: str, run: _enclave.Inside) -> None:
             record.metric(f"{row}/mapped_{name}/size", file.size, "bytes", nature="memory", higher_is_better=False)
 
 
-def _modelled(path: str, before: dict[str, int], after: dict[str, int], epochs: int, peak: int, passes: int) -> None:
-    """What SGX would add to an epoch, at least and at most."""
-    per_epoch = {
-        name: round((after[name] - before[name]) / epochs) for name in ("system_calls", "bytes_in", "bytes_out")
-    }
-    nothing = dict.fromkeys(per_epoch, 0)
-    cost = modelled_cost(nothing, per_epoch, peak, passes, SgxCosts())
+def _modelled(path: str, crossed: Mapping[str, float], peak: int, passes: int) -> None:
+    """What SGX would add to an epoch, at least and at most, by what crossed in the epochs that were measured."""
+    counted = {name: round(crossed[name]) for name in ("system_calls", "bytes_in", "bytes_out")}
+    cost = modelled_cost(dict.fromkeys(counted, 0), counted, peak, passes, SgxCosts())
     for part in ("transitions", "copies", "paging", "total"):
         seconds = getattr(cost, part)
         for name, value in (("least", seconds.least), ("most", seconds.most)):

@@ -45,7 +45,8 @@ def run(profile: str, rows: Sequence[str]) -> None:
 
 
 def make_case(folder: Path, row: str, model_name: str, batch_size: int, batches: int = 1) -> Case:
-    """Lay down weights (of one of MODELS) and a batch of CIFAR-10 test images, enlarged to its size, normalised."""
+    """Lay down weights (of one of MODELS) and a batch of CIFAR-10 test images, enlarged to its size:
+    as pixels, which privlib takes, and normalised beforehand for the others."""
     import torch
 
     from privlib import data, models
@@ -54,14 +55,17 @@ def make_case(folder: Path, row: str, model_name: str, batch_size: int, batches:
     case = Case(folder, row, name, classes, size, batch_size, batches)
     cifar = data.load_cifar10("test")
     record.dataset(cifar)
-    images = torch.from_numpy(data.preprocess(np.array(cifar.images[: case.batch_size])))
+    pixels = torch.from_numpy(np.array(cifar.images[: case.batch_size])).permute(0, 3, 1, 2)
     if size != 32:
-        images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        enlarged = torch.nn.functional.interpolate(pixels.float(), (size, size), mode="bilinear", align_corners=False)
+        pixels = enlarged.round().to(torch.uint8)
+    images = torch.from_numpy(data.preprocess(pixels.permute(0, 2, 3, 1).numpy()))
     torch.manual_seed(SEED)
     model = models.build(name, num_classes=classes, image_size=size)
     _settle_batch_norm(model, images[:16])
     torch.save(model.state_dict(), folder / "weights.pt")
     np.save(folder / "input.npy", images.numpy())
+    np.save(folder / "pixels.npy", np.ascontiguousarray(pixels.numpy()))
     case.save()
     return case
 

@@ -6,6 +6,7 @@ dataset each time, as many examples as the run works on, charges its ledger, and
 """
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ class Inside:
 
 
 class InferenceRun(Inside):
-    """Asks for the logits of images float32 (n, *input_shape)."""
+    """Asks for the logits of images, as pixels uint8 (n, *input_shape)."""
 
     def __init__(self, case: Case, artifact: str, peer: str, image: EnclaveImage | None = None) -> None:
         super().__init__(case, artifact, peer, image)
-        self._images = np.concatenate([case.input()] * case.batches)
+        self._images = np.concatenate([case.pixels()] * case.batches)
 
     def __call__(self) -> np.ndarray:
         self.runs += 1
@@ -82,12 +83,16 @@ class TrainingRun(Inside):
 
     def __call__(self) -> None:
         self.runs += 1
-        self.session.provision(self._key, self._dataset)
-        self.train()
+        self.provision()
+        self.train(self._request.steps)
 
-    def train(self) -> Release:
-        """An epoch on what is there."""
-        release = self.session.train(self._request)
+    def provision(self) -> None:
+        """The provider's part: key and ciphertext go in."""
+        self.session.provision(self._key, self._dataset)
+
+    def train(self, steps: int) -> Release:
+        """Updates on what is there."""
+        release = self.session.train(replace(self._request, steps=steps))
         if release.claims["program"] != self.image.file(_PROGRAM).sha256:
             raise PrivlibError("the release is of another program than the image's")
         return release

@@ -16,15 +16,15 @@ PRECISION = "float32"
 
 def inference(case: Case) -> Callable[[], Any]:
     """Logits of the case's batch as an array (batch_size, num_classes)."""
-    model, images = _privlib.compiled(case, __name__), case.input()
+    model, images = _privlib.compiled(case, __name__), case.pixels()
     return lambda: model.run(images)
 
 
 def export(case: Case, artifact: Path) -> None:
     """Compile the case's model and write its artifact."""
-    from privlib import compiler
+    from privlib import compiler, data
 
-    compiler.compile_inference(case.model(), case.batch_size, case.input_shape).export(artifact)
+    compiler.compile_inference(case.model(), case.batch_size, case.input_shape, pixels=data.PIXELS).export(artifact)
 
 
 if __name__ == "__main__":

@@ -42,10 +42,15 @@ def _passes(imported: tvm.IRModule, cpu: Machine) -> dict[str, tvm.IRModule]:
 
 
 def compile_inference(
-    model: torch.nn.Module, batch_size: int, input_shape: Sequence[int] = (3, 32, 32), target: str = "native"
+    model: torch.nn.Module,
+    batch_size: int,
+    input_shape: Sequence[int] = (3, 32, 32),
+    target: str = "native",
+    pixels: tuple[float, float] | None = None,
 ) -> CompiledModel:
     """Compile `model` (in evaluation mode; its training flags are left alone) for batches float32 (batch_size,
-    *input_shape).
+    *input_shape). pixels: (scale, shift), to take uint8 x as well, as x · scale + shift
+    (`privlib.data.PIXELS` is what `preprocess` does).
 
     The code is built for `target` ("native", "x86-64-v3", "x86-64-v4") and cached by content: the same model structure
     compiles once. When it is built, its logits on a random batch must agree with eager PyTorch's within 1e-4 (relative
@@ -55,6 +60,8 @@ def compile_inference(
     cpu = machine(target)
     if not runs_here(cpu.level):
         raise CompileError(f"this CPU cannot run {cpu.level}, so the result could not be checked; use target='native'")
+    if pixels is not None and not (len(pixels) == 2 and np.isfinite(pixels).all()):
+        raise CompileError(f"pixels are two finite numbers (scale, shift), got {pixels!r}")
     imported = import_model(model, batch_size, input_shape)
     stages = _passes(imported.module, cpu)
     path, _ = library.build_library(stages["planned"], cpu)
@@ -67,6 +74,7 @@ def compile_inference(
         "input_shape": list(input_shape),
         "output_shape": list(output_shape),
         "dtype": "float32",
+        **({} if pixels is None else {"pixels": [float(number) for number in pixels]}),
         "memory": {"activation_bytes": pipeline.planned_bytes(stages["planned"])},
     }
     artifact = library.cached_artifact(path, [(f"packed{i}", array) for i, array in enumerate(packed)], facts)

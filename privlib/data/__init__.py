@@ -6,12 +6,13 @@ data.labels      # uint8 (10000,)
 data.source      # "official", "npm" or "cifar10-sample"
 """
 
-from privlib.data.cifar10 import Cifar10, FetchSummary, fetch, load_cifar10, preprocess, status
+from privlib.data.cifar10 import PIXELS, Cifar10, FetchSummary, fetch, load_cifar10, preprocess, status
 from privlib.data.errors import CorruptData, DataError, SourceUnavailable
 from privlib.data.layout import CLASSES
 
 __all__ = [
     "CLASSES",
+    "PIXELS",
     "Cifar10",
     "CorruptData",
     "DataError",

@@ -99,6 +99,10 @@ def status() -> dict[str, Any]:
     }
 
 
+PIXELS = (1 / (255 * 0.25), -0.5 / 0.25)
+"""(scale, shift) of `preprocess`, for `compile_inference(pixels=…)`."""
+
+
 def preprocess(images: Bytes) -> NDArray[np.float32]:
     """Images uint8 (N,32,32,3) as float32 (N,3,32,32), contiguous, in about −2…2: (x/255 − 0.5) / 0.25.
 

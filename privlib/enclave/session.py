@@ -71,7 +71,8 @@ class Session:
         self._channel = (number, Conversation(sealer, opener))
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Logits of images float32 (B, *input_shape) for any B ≥ 0; many are sent in several requests."""
+        """Logits of images float32 (B, *input_shape), or uint8 where the model was compiled with `pixels`, for any
+        B ≥ 0; many are sent in several requests."""
         rows = rows_at_once(images)
         pieces = [images[start : start + rows] for start in range(0, max(len(images), 1), rows)]
         answers = [self.request(Message("infer", arrays={"images": piece})).arrays["logits"] for piece in pieces]

@@ -214,6 +214,9 @@ def _check_facts(folder: Path, manifest: Mapping[str, Any]) -> None:
         batch_size, activations = _natural(manifest["batch_size"]), _natural(manifest["memory"]["activation_bytes"])
         if not batch_size or batch_size * max(map(math.prod, shapes)) > MAXIMUM or activations > MAXIMUM:
             raise ValueError(f"batches of {batch_size} examples of {shapes[0]}")
+        scale, shift = manifest["pixels"] if manifest.get("pixels") is not None else (1.0, 0.0)
+        if not (math.isfinite(scale) and math.isfinite(shift)):
+            raise ValueError(f"pixels {manifest['pixels']!r}")
         types = ("float32",) if manifest["kind"] == "inference" else ("float32", "float64")
         if manifest["dtype"] not in types or not isinstance(manifest["level"], str):
             raise ValueError(f"type {manifest['dtype']!r}, level {manifest['level']!r}")

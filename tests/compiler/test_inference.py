@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from privlib import models
-from privlib.compiler import compile_inference, inference_stages
+from privlib import data, models, trusted
+from privlib.compiler import CompileError, compile_inference, inference_stages
+from privlib.trusted.model import CompiledModel, InputError
 from tests.compiler.model_harness import Formula, batch, conv, distance, eager, randomize
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -50,6 +52,22 @@ def test_padding_does_not_depend_on_what_ran_before() -> None:
     first = compiled.run(x)
     compiled.run(np.full((16, 3, 32, 32), np.nan, np.float32))
     np.testing.assert_array_equal(compiled.run(x), first)
+
+
+def test_pixels_are_normalised_inside_and_only_where_the_model_says_how(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = models.build("small_cnn")
+    compiled = compile_inference(model, 4, pixels=data.PIXELS)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
+    pixels, floats = np.ascontiguousarray(images.transpose(0, 3, 1, 2)), data.preprocess(images)
+    np.testing.assert_allclose(compiled.run(pixels), compiled.run(floats), rtol=1e-5, atol=1e-5)
+    loaded = trusted.load(compiled.export(tmp_path / "model.privlib"))
+    assert isinstance(loaded, CompiledModel) and loaded.pixels == data.PIXELS
+    np.testing.assert_array_equal(loaded.run(pixels), compiled.run(pixels))
+    with pytest.raises(InputError, match="expected a NumPy array float32 "):
+        compile_inference(model, 4).run(pixels)
+    with pytest.raises(CompileError, match="two finite numbers"):
+        compile_inference(model, 4, pixels=(float("nan"), 0.0))
 
 
 @pytest.mark.parametrize("counted", [True, False])

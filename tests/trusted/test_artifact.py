@@ -168,6 +168,13 @@ def test_another_format_is_refused(folder: Path, number: Any) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("pixels", [[1.0], [1.0, "x"], [1.0, None], 3, "ab", [1e999, 0.0]])
+def test_pixels_that_are_not_two_finite_numbers_are_refused(folder: Path, pixels: Any) -> None:
+    change(folder, lambda manifest: manifest.update(pixels=pixels))
+    with pytest.raises(ArtifactError, match="malformed"):
+        load(folder)
+
+
 def test_another_kind_is_refused(folder: Path) -> None:
     change(folder, lambda manifest: manifest.update(kind="oracle"))
     with pytest.raises(ArtifactError, match="'oracle'"):

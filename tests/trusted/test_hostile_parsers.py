@@ -58,7 +58,7 @@ def ledger_is_read_or_refused(data: bytes) -> None:
         found = ledger.parse("it", data)
         assert found.budget is None or isinstance(found.budget, Budget)
         assert all(isinstance(event, Event) for event in found.events)
-        assert len(found.hashes) <= data.count(b"\n")
+        assert len(found.hashes) <= data.count(b"\n") + 1, "the last line may lack its end"
 
 
 test_hostile_ledgers = in_every_run(200, ledgers())(ledger_is_read_or_refused)

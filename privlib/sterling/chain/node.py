@@ -1,8 +1,10 @@
 """Foundry's anvil: the binary from npm, kept in privlib's cache, and its process, which never outlives this one."""
 
+import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -17,8 +19,8 @@ from privlib.sterling.chain.errors import NodeError
 VERSION = "1.7.1"
 _PLATFORMS = {"x86_64": "linux-amd64", "aarch64": "linux-arm64"}
 _NPM_SECONDS = 900
-_START_SECONDS = 60
-_STOP_SECONDS = 10
+_START_SECONDS = 180
+_STOP_SECONDS = 30
 # The shell ends with the node, and the node with the shell's standard input: when this process goes, however it goes.
 _WITH_US = """
 exec 3<&0
@@ -70,7 +72,7 @@ class Node:
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # the shell leads a session of its own, the node is in it
             self._process.wait()
         self._reader.join(_STOP_SECONDS)
         self._process.stdout.close()

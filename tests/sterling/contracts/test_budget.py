@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
-from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant, compute_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privlib.sterling.chain import EmbeddedChain, RevertedError
+from privlib.sterling.chain import EmbeddedChain, ReorganisedError, RevertedError
 from privlib.sterling.contracts import budget
 from privlib.sterling.contracts.budget import INFINITE, UNITS_PER_NAT, cap_words, curve_words, lanes, words
 from privlib.sterling.contracts.market import code
+from privlib.sterling.contracts.terms import JobState
 from privlib.sterling.errors import PolicyError
 from privlib.sterling.verify.cost import ORDERS, privacy_cost
 from privlib.trusted import renyi
@@ -63,8 +65,6 @@ def test_a_curve_that_is_none_is_refused(wrong: list[float]) -> None:
 
 @given(values=st.lists(st.floats(0, 1e9), min_size=16, max_size=16))
 def test_rounding_is_up_by_less_than_a_unit(values: list[float]) -> None:
-    from fractions import Fraction
-
     for units, value in zip(budget.fixed_point(values), values, strict=True):
         assert 0 <= units - Fraction(value) * UNITS_PER_NAT < 1
 
@@ -72,8 +72,6 @@ def test_rounding_is_up_by_less_than_a_unit(values: list[float]) -> None:
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-6), (1, 1e-5), (3, 1e-5), (8, 1e-5), (50, 1e-9)])
 def test_a_total_within_any_cap_is_within_epsilon_at_a_sixteenth_of_delta(epsilon: float, delta: float) -> None:
     """Converted back by dp-accounting, with the rounding of both directions."""
-    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
-
     for order, cap in zip(ORDERS, lanes(cap_words(epsilon, delta)), strict=True):
         if cap:
             found, _ = compute_epsilon([order], [cap / UNITS_PER_NAT], delta / len(ORDERS))
@@ -172,3 +170,35 @@ def test_only_those_named_act_on_the_ledger(scene: Scene) -> None:
         ledger.transact("bind", scene.admin, scene.admin, sender=scene.admin)
     with pytest.raises(RevertedError, match="not the deployer"):
         ledger.transact("bind", scene.stranger, scene.stranger, sender=scene.stranger)
+
+
+def test_an_approval_whose_charge_is_refused_grants_nothing(on_both: Scene) -> None:
+    """Debit and grant are one transaction: without the first there is no trace of the second."""
+    scene, escrow = on_both, on_both.market.escrow
+    small = scene.offer(1, epsilon=0.01)
+    terms = scene.terms([scene.datasets[0], small])
+    scene.request(terms)
+    scene.approve(terms, 0)
+    with pytest.raises(RevertedError, match="ledger: budget exhausted"):
+        scene.approve(terms, 1)
+    assert scene.state(terms) == JobState.REQUESTED and escrow.call("approvals", scene.job(terms)) == 0b01
+    assert escrow.events("Granted") == [] and not any(scene.total(small))
+    with pytest.raises(RevertedError, match="not granted"):
+        scene.complete(terms)
+    escrow.transact("fail", terms, sender=scene.consumer)
+    assert not any(scene.total(scene.datasets[0]))
+
+
+def test_a_reorganised_grant_takes_its_charges_with_it(on_both: Scene) -> None:
+    """And what follows from a grant that is not final is therefore nobody's to release."""
+    scene = on_both
+    terms = scene.terms([scene.datasets[0]])
+    scene.request(terms)
+    scene.chain.mine(scene.chain.confirmations)
+    (granted,) = scene.grant(terms)
+    assert any(scene.total(scene.datasets[0]))
+    assert scene.market.escrow.call("state", scene.job(terms), at="final") == JobState.REQUESTED
+    scene.chain.reorganise(1)
+    assert scene.state(terms) == JobState.REQUESTED and not any(scene.total(scene.datasets[0]))
+    with pytest.raises(ReorganisedError):
+        scene.chain.finalise(granted)
