@@ -24,7 +24,7 @@ VERIFICATION_BAR_SECONDS = 2.0
 ASSUMED_GWEI = {"rollup": 0.01, "mainnet_quiet": 1.0, "mainnet_busy": 20.0}
 """Gas prices that costs are modelled at: assumptions, in gwei."""
 BUDGET, DELTA = 8.0, 1e-5
-AUTOMATA = "Automata DCAP Attestation, README.md of github.com/automata-network/automata-dcap-attestation, v1.0"
+AUTOMATA = "Automata DCAP Attestation, README.md of github.com/automata-network/automata-dcap-attestation"
 PUBLISHED = {"automata_all_on_chain": 4_000_000, "automata_risc_zero": 351_000, "automata_sp1_groth16": 325_000}
 """Gas of a quote's check elsewhere; the first is the lower end of "~4-5M"."""
 LIFE = ("escrow.request", "escrow.approve", "escrow.complete")
@@ -102,8 +102,8 @@ def published(profile: str) -> None:
             higher_is_better=False, source=AUTOMATA,
         )  # fmt: skip
     record.note(
-        "the others' checks cover certificates, revocation lists and TCB levels too; here the administrator checks those "
-        "of a platform once, and the contract checks signatures from the platform's key down"
+        "the others' checks cover certificates, revocation lists and TCB levels too; here the administrator checks "
+        "those of a platform once, and the contract checks signatures from the platform's key down"
     )
 
 
