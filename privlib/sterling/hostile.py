@@ -16,7 +16,7 @@ from privlib.sterling.contracts.quotes import registry_quote, session_report_dat
 from privlib.sterling.market import Listing, Market
 
 HIDDEN = 1e-3
-ACCEPTED = "registered"
+ACCEPTED = "accepted"
 
 
 class MixingModel(nn.Module):
@@ -89,10 +89,11 @@ def refused_programs(model: nn.Module, contract: TrainingContract, listing: List
         "an honest one, but too little noise": program_verdict(louder, built),
     }
     return [
-        {"program": "the batch's mean, hidden in each output", "refused by": "compiler", "why": refusal},
+        {"program": "the batch's mean, hidden in each output", "why": refusal,
+         "refused by": "nobody" if refusal == ACCEPTED else "compiler"},
         *(
-            {"program": what, "refused by": "checker" if verdict.reason else "nobody", "operation": verdict.operation,
-             "why": f"{verdict.reason.value if verdict.reason else ''} ({verdict.message})"}
+            {"program": what, "why": f"{verdict.reason.value if verdict.reason else ACCEPTED} ({verdict.message})",
+             "operation": verdict.operation, "refused by": "checker" if verdict.reason else "nobody"}
             for what, verdict in checked.items()
         ),
     ]  # fmt: skip
