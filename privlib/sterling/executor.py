@@ -114,6 +114,10 @@ class Executor:
         with self.enclave.connect(None) as session:
             return int(session.request(Message("provision", fields, arrays)).fields["rows"])
 
+    def has_result(self, request: JobRequest) -> bool:
+        """Whether the job's output and signature lie on disk: then it needs its enclave no more, only `run`."""
+        return self._record(request).exists()
+
     def run(self, request: JobRequest, progress: Progress = lambda step: None) -> None:
         """Train, store the output, and complete the job on the chain. After a crash that left the output on disk it is
         completed; one that did not has lost the job, which expires. Called again, it stores the output again.
@@ -122,9 +126,10 @@ class Executor:
         """
         if self.market.require(request.job, JobState.GRANTED, JobState.COMPLETED) is JobState.COMPLETED:
             self.market.settle()
-            self.market.store.put(self._output(request))
+            if self.has_result(request):
+                self.market.store.put(self._output(request))
             return
-        record = self._folder / "results" / f"{request.job}.json"
+        record = self._record(request)
         if not record.exists():
             with self.enclave.connect(None) as session:
                 answer = session.request(Message("job", {"job": request.job}))
@@ -144,6 +149,9 @@ class Executor:
         self.market.store.put(self._output(request))
         self._complete(request, json.loads(record.read_text()))
         progress("completed")
+
+    def _record(self, request: JobRequest) -> Path:
+        return self._folder / "results" / f"{request.job}.json"
 
     def _output(self, request: JobRequest) -> Path:
         return self._folder / "results" / f"{request.job}.output"

@@ -16,7 +16,6 @@ needs, and everything else in it is refused:
 """
 
 import io
-import json
 import os
 import re
 import threading
@@ -30,8 +29,9 @@ from typing import Any
 import torch
 
 from privlib.sterling.errors import JobRefused
+from privlib.trusted.bounded_json import read_json
 
-MAXIMUM_BYTES, MAXIMUM_DEPTH = 1 << 30, 64
+MAXIMUM_BYTES = 1 << 30
 _MEMBER = re.compile(
     r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|\.data/(version|serialization_id)"
@@ -88,19 +88,9 @@ def check_model(data: bytes) -> None:
                     raise ValueError(f"member {info.filename!r:.80}")
             texts = {info.filename: archive.read(info) for info in infos if info.filename.endswith(".json")}
         for name, text in texts.items():
-            _check(_parsed(text), name)
+            _check(read_json(text), name)
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise JobRefused(f"the model is no torch.export file that is taken from strangers: {error}") from None
-
-
-def _parsed(text: bytes) -> Any:
-    depth = deepest = 0
-    for byte in text:
-        depth += (byte in b"{[") - (byte in b"}]")
-        deepest = max(deepest, depth)
-    if deepest > MAXIMUM_DEPTH:
-        raise ValueError("nested too deeply")
-    return json.loads(text)
 
 
 def _check(value: Any, name: str) -> None:
@@ -120,7 +110,7 @@ def _check(value: Any, name: str) -> None:
         if key == "metadata" and each and not set(each) <= _METADATA:
             raise ValueError(f"metadata {sorted(each)!r:.80}")
         if key in ("in_spec", "out_spec") and each:
-            _check_tree(_parsed(str(each).encode()))
+            _check_tree(read_json(str(each)))
         _check(each, name)
 
 

@@ -36,6 +36,7 @@ def deploy(code: bytes, timestamp: int = 0) -> tuple[bytes, Slots]:
         address = machine.deploy(OWNER, code, gas=GAS)
     except (RuntimeError, OverflowError) as error:
         raise PolicyProgramError(f"the policy does not deploy: {error}") from None
+    # revm pads what it has analysed with zeros; zeros of the code's own read as zeros behind its end all the same.
     runtime = bytes(machine.get_code(address) or b"").rstrip(b"\0")
     if not runtime:
         raise PolicyProgramError("the policy's deployment leaves no code; give deployment code, not the run-time part")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from privlib.errors import PrivlibError
 from privlib.trusted.binding import encode
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.ethereum import MOST_DATASETS
 
 MAXIMUM_GRANT = 32 << 10
@@ -67,10 +68,10 @@ class Grant:
     @staticmethod
     def decode(data: bytes) -> "Grant":
         """GrantError for anything but what `encode` gives."""
-        if len(data) > MAXIMUM_GRANT or data.count(b"[") + data.count(b"{") > 3:
-            raise GrantError("no grant: too long, or nested")
+        if len(data) > MAXIMUM_GRANT:
+            raise GrantError(f"no grant: {len(data)} bytes, at most {MAXIMUM_GRANT} are read")
         try:
-            value = json.loads(data)
+            value = read_json(data)
             grant = Grant(**{**value, "datasets": tuple(value["datasets"]), "numbers": tuple(value["numbers"])})
         except (KeyError, TypeError, ValueError) as error:
             raise GrantError(f"no grant: {error}") from None

@@ -3,13 +3,13 @@
 Its image has no TVM and no artifact; it has `pyrevm`, an EVM in one shared library. For the simulated platform alone.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from privlib.trusted import evm
+from privlib.trusted.bounded_json import read_json
 from privlib.trusted.door import Door
 from privlib.trusted.first_use import use_everything
 from privlib.trusted.host import Host
@@ -26,7 +26,7 @@ _PROBE = bytes.fromhex("6001600c60003960016000f35b")  # deployment code of a con
 def main(folder: str, channel: tuple[int, int], mechanisms: dict[str, str]) -> None:
     """Serve from the image unpacked in `folder`, on descriptors (incoming, outgoing); never returns."""
     try:
-        configuration = json.loads(Path(folder, CONFIGURATION).read_text())
+        configuration = read_json(Path(folder, CONFIGURATION).read_bytes())
         process = OwnProcess()
         use_everything()
         evm.deploy(_PROBE)

@@ -188,7 +188,7 @@ def test_a_worker_that_maps_what_its_image_does_not_list_never_serves(
 ) -> None:
     """It cannot reach the host's files; what it makes itself and maps as code is noticed."""
     sources = clone(tmp_path)
-    worker = sources / "privlib" / "trusted" / "worker.py"
+    worker = sources / "privlib" / "trusted" / "serving.py"
     made = (
         "    import mmap\n    own = os.memfd_create('own')\n    os.write(own, bytes(4096))\n"
         "    globals()['kept'] = mmap.mmap(own, 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)\n"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,8 @@ class ContractCode:
 def compile_vyper(path: Path) -> ContractCode:
     """Compile one file, or take what was compiled of the same sources from privlib's cache.
 
-    Imports are looked for beside the file and in the installed packages (snekmate). Raises ChainError where the
-    compiler is another version, or refuses the source.
+    Imports are looked for beside the file. Raises ChainError where the compiler is another version, or refuses the
+    source.
     """
     if (installed := version("vyper")) != VYPER:
         raise ChainError(
@@ -68,10 +67,7 @@ def _compile(path: Path) -> dict[str, Any]:
     from vyper.compiler.settings import OptimizationLevel, Settings
     from vyper.exceptions import VyperException, VyperInternalException
 
-    snekmate = find_spec("snekmate")
-    assert snekmate is not None and snekmate.submodule_search_locations is not None
-    packages = Path(next(iter(snekmate.submodule_search_locations))).parent
-    bundle = FilesystemInputBundle([packages, path.parent])
+    bundle = FilesystemInputBundle([path.parent])
     settings = Settings(optimize=OptimizationLevel.from_string(OPTIMISATION), evm_version=EVM_VERSION)
     try:
         made = compile_from_file_input(
@@ -83,8 +79,8 @@ def _compile(path: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """Over what the code depends on: compiler, its mode, library, and every source beside the file."""
-    parts = [VYPER, EVM_VERSION, OPTIMISATION, version("snekmate"), path.name]
+    """Over what the code depends on: compiler, its mode, and every source beside the file."""
+    parts = [VYPER, EVM_VERSION, OPTIMISATION, path.name]
     parts += [f"{each.name}\n{each.read_text()}" for each in sorted(path.parent.glob("*.vy"))]
     return sha256("\0".join(parts).encode()).hexdigest()
 

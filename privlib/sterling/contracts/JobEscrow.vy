@@ -19,8 +19,8 @@
         touched, and its charge stays whatever becomes of it, also where the payer is refunded: whom to let spend
         budget is for the providers' policies.
 """
-from snekmate.utils import ecdsa
 import payment
+import signatures
 import terms
 
 interface Registry:
@@ -167,7 +167,7 @@ def approve(job_terms: terms.Terms, index: uint256, statement: bytes32, signatur
     )
     actor: address = msg.sender
     if len(signature) != 0:
-        actor = self._signer(self._approval(job, dataset, statement), signature)
+        actor = signatures.signer(self._approval(job, dataset, statement), signature)
     assert actor == approver, "escrow: not the approver"
     assert staticcall Attestation(attestation).valid(
         job_terms.session, job_terms.evidence, job_terms.complete_by
@@ -202,7 +202,7 @@ def complete(
     assert self._state(self._status[job]) == GRANTED, "escrow: not granted"
     assert block.timestamp <= job_terms.complete_by, "escrow: too late to complete"
     self._still_valid(job_terms)
-    assert self._signer(
+    assert signatures.signer(
         self._completion(job, output, sealed_key, weights), signature
     ) == job_terms.session, "escrow: not signed by the session"
     self._status[job] = COMPLETED
@@ -341,13 +341,6 @@ def _completion(
     return keccak256(
         abi_encode(COMPLETION, chain.id, self, job, output, keccak256(sealed_key), keccak256(abi_encode(weights)))
     )
-
-
-@internal
-@pure
-def _signer(digest: bytes32, signature: Bytes[65]) -> address:
-    assert len(signature) == 65, "escrow: signature length"  # one form alone
-    return ecdsa._recover_sig(digest, signature)
 
 
 @internal

@@ -7,7 +7,7 @@
         1804.05141). A state is committed once, on top of the one before: whoever was given an older state, or a fork of
         it, cannot commit what follows, and the enclave releases a result only once its commitment is final.
 """
-from snekmate.utils import ecdsa
+import signatures
 
 event Created:
     instance: indexed(bytes32)
@@ -62,8 +62,7 @@ def commit(instance: bytes32, version: uint256, previous: bytes32, state: bytes3
     head: Head = self.heads[instance]
     assert head.owner != empty(address), "state: no such contract"
     assert version == head.version + 1 and previous == head.state, "state: not the newest"
-    assert len(signature) == 65, "state: signature length"
-    assert ecdsa._recover_sig(
+    assert signatures.signer(
         self._digest(instance, version, previous, state, output), signature
     ) == head.key, "state: not signed by the enclave"
     self.heads[instance].version = version

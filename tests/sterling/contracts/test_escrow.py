@@ -118,11 +118,11 @@ def test_an_approval_by_signature_is_for_that_job_dataset_and_statement(scene: S
     for wrong in ((other, b"v" * 32, signature), (terms, b"w" * 32, signature)):
         with refused("not the approver"):
             escrow.transact("approve", wrong[0], 0, *wrong[1:], sender=scene.stranger)
-    with refused("signature length"):
+    with pytest.raises(RevertedError, match="signature: length"):
         escrow.transact("approve", terms, 0, b"v" * 32, signature[:64], sender=scene.stranger)
     with refused("not the approver"):
         escrow.transact("approve", terms, 0, b"v" * 32, b"", sender=scene.providers[0])
-    with pytest.raises(RevertedError, match="ecdsa: invalid"):
+    with pytest.raises(RevertedError, match="signature: "):
         escrow.transact("approve", terms, 0, b"v" * 32, other_s(signature), sender=scene.stranger)
     escrow.transact("approve", terms, 0, b"v" * 32, signature, sender=scene.stranger)
     assert scene.state(terms) == JobState.GRANTED
@@ -151,7 +151,7 @@ def test_only_the_session_completes_and_only_what_it_signed(scene: Scene) -> Non
     for wrong in ((b"x" * 32, key, weights), (output, key + b"x", weights), (output, key, padded([9, 1, 1]))):
         with refused("not signed by the session"):
             escrow.transact("complete", terms, *wrong, signature, sender=scene.executor)
-    with pytest.raises(RevertedError, match="ecdsa: invalid"):
+    with pytest.raises(RevertedError, match="signature: "):
         escrow.transact("complete", terms, output, key, weights, other_s(signature), sender=scene.executor)
     escrow.transact("complete", terms, output, key, weights, signature, sender=scene.stranger)  # anybody sends
     for again in (scene.complete, lambda t: escrow.transact("fail", t, sender=scene.executor)):
