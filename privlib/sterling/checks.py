@@ -52,9 +52,8 @@ def check_job(market: Market, listing: Listing, request: JobRequest) -> tuple[Bu
 def check_grant(market: Market, terms: Terms, grant: Grant, request: JobRequest) -> None:
     """Raise JobRefused unless the grant says what the job's terms and contract say."""
     numbers = tuple(number for number in terms.datasets if number)
-    digests = tuple(
-        bytes(market.contracts.registry.call("datasets", number)[4]).hex() for number in numbers
-    )  # field content
+    registry, content = market.contracts.registry, 4  # its place in the registry's struct
+    digests = tuple(bytes(registry.call("datasets", number)[content]).hex() for number in numbers)
     asked = request.contract
     if (grant.chain, grant.escrow) != (market.chain.chain_id, market.escrow):
         raise JobRefused("the grant is for another chain or market")

@@ -32,6 +32,7 @@ from tests.sterling.world import ETHER, World, contract, examples
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("world"), rules=Rules(jobs_per_consumer=100))
+    made.bid = made.executor.bid(contract())
     yield made
     made.close()
 
