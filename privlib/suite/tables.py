@@ -9,7 +9,8 @@ from privlib.suite.metrics import Record
 
 _WORDS = {
     "vgg9": "VGG-9", "resnet32": "ResNet-32", "resnet18": "ResNet-18", "mobilenet": "MobileNet",
-    "mobilenet224": "MobileNet 224", "pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "privlib": "privlib",
+    "mobilenet32": "MobileNet 32", "mobilenet224": "MobileNet 224",
+    "pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "privlib": "privlib",
     "bf16": "bf16", "tvm": "TVM", "opacus": "Opacus", "jax": "JAX", "tec": "TEC", "mee": "MEE", "mgx": "MGX",
     "ctr": "CTR", "img": "image", "l2": "L2", "mpc": "MPC", "fhe": "FHE", "zk": "ZK", "tee": "TEE",
     "cifar10": "CIFAR-10", "cnn": "CNN", "dram": "DRAM", "mhz": "MHz", "vta": "VTA", "int8": "int8", "aes": "AES",

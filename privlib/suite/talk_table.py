@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 PYTORCH = "PyTorch, fp32"
 _OURS = {
-    "private, in the enclave": ("privlib_private_enclave", "privlib_enclave"),
+    "private, in the enclave": ("privlib_private_enclave",),
     "private, outside": ("privlib_private",),
-    "plain, in the enclave": ("privlib_plain_enclave",),
+    "plain, in the enclave": ("privlib_plain_enclave", "privlib_enclave"),
     "plain, outside": ("privlib_plain", "privlib"),
 }
 _OTHERS: dict[str, Callable[[str], bool]] = {

@@ -35,8 +35,8 @@ _SOURCES = {
     "firmware": ("ginseng.device", "__init__ errors hardware package secure_os service worker"),
     "channel": (
         "trusted",
-        "__init__ binding channel channel_errors conversation delivery door host inbox platform protocol records "
-        "requests sealing storage stream",
+        "__init__ binding bounded_json channel channel_errors conversation delivery door host inbox pages platform "
+        "protocol records requests sealing storage stream",
     ),
     "quoting": (
         "enclave",
