@@ -1,7 +1,9 @@
-"""Every notebook runs in `smoke`, twice: no error, no unexecuted cell, no figure without alternative text, valid and
-repeatable records. And the sources are as they should be: no outputs, short cells, one parameters cell."""
+"""Every notebook runs in `smoke`, some of them twice: no error, no unexecuted cell, no figure without alternative text,
+valid and repeatable records. And the sources are as they should be: no outputs, short cells, one parameters cell."""
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -18,61 +20,78 @@ LONGEST_CELL = 15
 _IMG = re.compile(r"<img\b[^>]*>")
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Two fresh smoke runs of one notebook."""
-    found = []
-    for _ in range(2):
+QUICK_TO_REPEAT = ("00_index", "05_cifar10_benchmark", "06_ginseng")
+"""Run a second time in `make test`; the others, which compile more, in the soak."""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """A smoke run of a notebook into a results folder of its own."""
+
+    def run(name: str) -> Run:
         results = tmp_path_factory.mktemp("results")
-        runner.run(runner.Request(ROOT, [request.param], profile="smoke", results=results), Progress())
-        (run,) = records.find(results)
-        found.append(run)
-    return found
+        runner.run(runner.Request(ROOT, [name], profile="smoke", results=results), Progress())
+        (found,) = records.find(results)
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(fresh: Callable[[str], Run]) -> Callable[[str], Run]:
+    """The same run whenever it is asked for."""
+    return cache(fresh)
+
+
+@pytest.fixture(params=NAMES)
+def run(request: pytest.FixtureRequest, first: Callable[[str], Run]) -> Run:
+    return first(request.param)
 
 
 def _executed(run: Run) -> NotebookNode:
     return nbformat.read(run.folder / "executed.ipynb", as_version=4)
 
 
-def test_runs_through_and_leaves_a_valid_record(runs: list[Run]) -> None:
-    for run in runs:
-        assert run.data["status"] == "ok", run.data["reason"]
-        assert run.data["profile"] == "smoke"
-        records.validate(run.data)
-        assert records.read(run.folder).data == run.data
+def test_runs_through_and_leaves_a_valid_record(run: Run) -> None:
+    assert run.data["status"] == "ok", run.data["reason"]
+    assert run.data["profile"] == "smoke"
+    records.validate(run.data)
+    assert records.read(run.folder).data == run.data
 
 
-def test_every_cell_was_executed_without_error(runs: list[Run]) -> None:
-    node = _executed(runs[0])
+def test_every_cell_was_executed_without_error(run: Run) -> None:
+    node = _executed(run)
     nbformat.validate(node)
     code = [cell for cell in node.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
 
 
-def test_every_figure_has_alternative_text(runs: list[Run]) -> None:
-    for run in runs:
-        pictures = 0
-        for cell in _executed(run).cells:
-            assert not re.search(r"!\[\s*\]\(", cell.source), "a Markdown image without alternative text"
-            for output in cell.get("outputs", []):
-                for kind in output.get("data", {}):
-                    if kind.startswith("image/"):
-                        pictures += 1
-                        assert len(output.metadata.get(kind, {}).get("alt", "")) >= 20, cell.source
-                for tag in _IMG.findall("".join(output.get("data", {}).get("text/html", ""))):
-                    assert 'alt="' in tag, tag
-        assert pictures == len(run.data["figures"])
-        assert all((run.folder / figure["file"]).stat().st_size > 1000 for figure in run.data["figures"])
+def test_every_figure_has_alternative_text(run: Run) -> None:
+    pictures = 0
+    for cell in _executed(run).cells:
+        assert not re.search(r"!\[\s*\]\(", cell.source), "a Markdown image without alternative text"
+        for output in cell.get("outputs", []):
+            for kind in output.get("data", {}):
+                if kind.startswith("image/"):
+                    pictures += 1
+                    assert len(output.metadata.get(kind, {}).get("alt", "")) >= 20, cell.source
+            for tag in _IMG.findall("".join(output.get("data", {}).get("text/html", ""))):
+                assert 'alt="' in tag, tag
+    assert pictures == len(run.data["figures"])
+    assert all((run.folder / figure["file"]).stat().st_size > 1000 for figure in run.data["figures"])
 
 
-def test_two_fresh_runs_agree(runs: list[Run]) -> None:
-    first, second = runs
-    assert first.data["digest"] == second.data["digest"]
-    assert set(first.metrics()) == set(second.metrics())
-    for metric in second.data["metrics"]:
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK_TO_REPEAT else pytest.param(name, marks=pytest.mark.soak) for name in NAMES]
+)
+def test_two_fresh_runs_agree(name: str, first: Callable[[str], Run], fresh: Callable[[str], Run]) -> None:
+    one, other = first(name), fresh(name)
+    assert one.data["digest"] == other.data["digest"]
+    assert set(one.metrics()) == set(other.metrics())
+    for metric in other.data["metrics"]:
         if metric["class"] == "random":
-            interval = first.metrics()[metric["name"]]["interval"]
+            interval = one.metrics()[metric["name"]]["interval"]
             assert interval is not None, f"{metric['name']} is random and has no interval"
             assert interval["low"] <= metric["value"] <= interval["high"], metric["name"]
 
